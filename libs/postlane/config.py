@@ -1,0 +1,90 @@
+"""The environment and postlane.yaml, read once at the edge of each process (docs: the table of variables).
+
+Secrets come from files or variables, never from arguments, and stay `SecretStr` until a connection needs them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from postlane.core.policy import Config
+from postlane.eventlog.topics import TopicNames
+
+DEFAULT_CONFIG = Path("postlane.yaml")
+_KAFKA = "POSTLANE_KAFKA_"
+
+
+class ConfigurationError(Exception):
+    """The environment or postlane.yaml is wrong; the message names the place and what to do. Exit code 2."""
+
+
+class Environment(BaseModel):
+    """What the variables of a process say."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    topic_prefix: str = ""
+    config_file: Path | None = None
+    kafka: dict[str, str] = Field(default_factory=dict, repr=False)
+    http_host: str = "127.0.0.1"
+    http_port: int | None = None
+    lanes: tuple[str, ...] | None = None
+    data_dir: Path = Path("./.postlane")
+    instance_id: str = "localhost"
+    database_url: str = Field("sqlite:///./postlane.db", repr=False)
+
+    @property
+    def names(self) -> TopicNames:
+        return TopicNames(self.topic_prefix)
+
+
+def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
+    """The POSTLANE_* variables. Raises ConfigurationError."""
+    env = os.environ if environ is None else environ
+    kafka = {k[len(_KAFKA) :].lower().replace("_", "."): v for k, v in env.items() if k.startswith(_KAFKA)}
+    port = env.get("POSTLANE_HTTP_PORT")
+    if port is not None and not (port.isdigit() and int(port) < 65536):
+        raise ConfigurationError(f"POSTLANE_HTTP_PORT: {port!r} is not a port; give a number from 0 to 65535")
+    lanes = tuple(part.strip() for part in env.get("POSTLANE_LANES", "").split(",") if part.strip())
+    named = env.get("POSTLANE_CONFIG")
+    if named and not Path(named).is_file():
+        raise ConfigurationError(f"POSTLANE_CONFIG: there is no file {named}")
+    return Environment(
+        bootstrap_servers=env.get("POSTLANE_BOOTSTRAP_SERVERS") or "127.0.0.1:9092",
+        topic_prefix=env.get("POSTLANE_TOPIC_PREFIX", ""),
+        config_file=Path(named) if named else (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None),
+        kafka=kafka,
+        http_host=env.get("POSTLANE_HTTP_HOST") or "127.0.0.1",
+        http_port=int(port) if port else None,
+        lanes=lanes or None,
+        data_dir=Path(env.get("POSTLANE_DATA_DIR") or "./.postlane"),
+        instance_id=env.get("POSTLANE_INSTANCE_ID") or socket.gethostname(),
+        database_url=env.get("POSTLANE_DATABASE_URL") or "sqlite:///./postlane.db",
+    )
+
+
+def read_config(path: Path | None) -> Config:
+    """postlane.yaml, or the defaults where there is none. Raises ConfigurationError with the place of each mistake."""
+    if path is None:
+        return Config()
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(body, dict):
+        raise ConfigurationError(f"{path}: a mapping with lanes and providers is expected")
+    try:
+        return Config.model_validate(body)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in e['loc']) or 'top level'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigurationError(f"{path}: " + "; ".join(lines)) from None
