@@ -1,0 +1,18 @@
+"""What more than one kind of test needs: a real Kafka, and an SMTP server that keeps its own books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from postlane.local.kafka import KafkaCluster
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    """One broker for the whole test session, on free ports, gone afterwards."""
+    cluster = KafkaCluster(tmp_path_factory.mktemp("kafka"), brokers=1, port=0, tied=True)
+    cluster.start()
+    yield cluster
+    cluster.stop(grace_s=5.0)
