@@ -121,6 +121,7 @@ class Intent(Fact):
     attempt: int
     offset: int  # of the dispatch record in its partition
     instance: str
+    boot: str = ""  # which life of the instance: what its flight recorder is matched by
     provider: str | None = None
     ttl_ms: int  # the intent lapses this long after its tick began
     at: AwareDatetime
@@ -370,7 +371,7 @@ AnyEvent = Annotated[
 ]
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
 
-# ------------------------------------------------------------------------------------------- compact topics, read as tables
+# ------------------------------------------------------------------------------ compact topics, read as tables
 
 
 class Suppression(Fact):

@@ -85,7 +85,7 @@ class Lane(Policy):
     tick_records_max: Annotated[int, Field(ge=1)] = 4096
     tick_wait_ms: Annotated[float, Field(gt=0)] = 50
     ahead_per_connection: Annotated[int, Field(ge=1, le=64)] = 1
-    intent_ttl_s: Annotated[float, Field(gt=0)] = 60
+    intent_ttl_s: Annotated[float, Field(gt=0)] = 7  # below the session timeout: see docs/adr
     drain_timeout_s: Annotated[float, Field(gt=0)] = 20
     takeover_timeout_s: Annotated[float, Field(gt=0)] = 60
     hold_max_s: Annotated[float, Field(gt=0)] = 3600
