@@ -1,0 +1,163 @@
+"""The text alternative of an HTML mail: what a reader without HTML should see, and what spam filters compare.
+
+A small reading of the HTML with the standard library's parser: paragraphs, headings, lists, quotes, tables by row,
+links with their target, images by their alt text, entities; scripts, styles and hidden preheaders left out.
+"""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+TEXT_MAX_CHARS = 1_000_000
+DEPTH_MAX = 100  # of nested lists and quotes
+
+_BLOCKS = frozenset(
+    (  # noqa: SIM905
+        "address article aside blockquote center dd details div dl dt fieldset figcaption figure footer form "
+        "h1 h2 h3 h4 h5 h6 header hr li main nav ol p pre section summary table tbody tfoot thead tr ul"
+    ).split()
+)
+_SPACED = frozenset("blockquote dl figure h1 h2 h3 h4 h5 h6 ol p pre table ul".split())  # noqa: SIM905
+_SILENT = frozenset("head script style template title noscript svg".split())  # noqa: SIM905
+_VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())  # noqa: SIM905
+_SPACE = re.compile(r"[ \t\r\n\f]+")
+_HIDDEN = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden|mso-hide\s*:\s*all)", re.IGNORECASE)
+_GAPS = re.compile(r"\n{3,}")
+_TARGETS = ("http://", "https://", "mailto:", "tel:")
+
+
+def text_from_html(html: str) -> str:
+    """Readable plain text for `html`, with LF line ends; "" when there is nothing to read. Any HTML will do."""
+    reader = _Reader()
+    reader.feed(html)
+    reader.close()
+    return reader.text()
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self._lines: list[str] = []
+        self._line: list[str] = []
+        self._chars = 0
+        self._silent: list[str] = []  # open elements inside (and with) one that is not shown
+        self._lists: list[int | None] = []  # None: bullets; a number: the next item's
+        self._quotes = 0
+        self._pre = 0
+        self._bullet = ""
+        self._links: list[tuple[str, int]] = []  # target, pieces of the line before its words
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._silent:
+            if tag not in _VOID and len(self._silent) < 10_000:
+                self._silent.append(tag)
+            return
+        values = dict(attrs)
+        if tag in _SILENT or "hidden" in values or _HIDDEN.search(values.get("style") or ""):
+            if tag not in _VOID:
+                self._silent.append(tag)
+            return
+        if tag in _BLOCKS:
+            self._end_block(tag)
+        if tag in ("ul", "ol"):
+            self._lists.append(None if tag == "ul" else 1)
+        elif tag == "li":
+            self._bullet = self._next_bullet()
+        elif tag == "blockquote":
+            self._quotes += 1
+        elif tag == "pre":
+            self._pre += 1
+        else:
+            self._inline(tag, values)
+
+    def _inline(self, tag: str, values: dict[str, str | None]) -> None:
+        if tag == "br":
+            self._break()
+        elif tag == "hr":
+            self._say("-" * 40)
+            self._break()
+        elif tag in ("td", "th") and self._line:
+            self._say("  ")
+        elif tag == "img" and values.get("alt"):
+            self._say(_SPACE.sub(" ", values["alt"] or ""))
+        elif tag == "a":
+            self._links.append(((values.get("href") or "").strip(), len(self._line)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._silent:
+            if tag in self._silent:
+                while self._silent.pop() != tag:
+                    pass
+            return
+        if tag == "a" and self._links:
+            self._end_link(*self._links.pop())
+        if tag in _BLOCKS:
+            self._end_block(tag)
+        if tag in ("ul", "ol") and self._lists:
+            self._lists.pop()
+        elif tag == "blockquote":
+            self._quotes = max(0, self._quotes - 1)
+        elif tag == "pre":
+            self._pre = max(0, self._pre - 1)
+
+    def handle_data(self, data: str) -> None:
+        if self._silent:
+            return
+        if self._pre:
+            first, *rest = data.split("\n")
+            self._say(first)
+            for line in rest:
+                self._break()
+                self._say(line)
+            return
+        words = _SPACE.sub(" ", data)
+        if words.startswith(" ") and (not self._line or self._line[-1].endswith(" ")):
+            words = words[1:]
+        self._say(words)
+
+    def text(self) -> str:
+        if self._line:
+            self._break()
+        return _GAPS.sub("\n\n", "\n".join(self._lines)).strip("\n").replace("\x00", "\ufffd")
+
+    def _say(self, words: str) -> None:
+        if words and self._chars < TEXT_MAX_CHARS:
+            self._line.append(words)
+            self._chars += len(words)
+
+    def _end_block(self, tag: str) -> None:
+        if self._line:
+            self._break()
+        if tag in _SPACED and len(self._lists) <= 1 and self._lines and self._lines[-1]:
+            self._lines.append("")
+
+    def _break(self) -> None:
+        line = "".join(self._line)
+        line = line.rstrip(" ") if self._pre else line.strip(" ")
+        self._line.clear()
+        self._links = [(target, 0) for target, _ in self._links]
+        indent = "> " * min(self._quotes, DEPTH_MAX) + "  " * min(max(0, len(self._lists) - 1), DEPTH_MAX)
+        if self._bullet and line:
+            indent, self._bullet = indent + self._bullet, ""
+        elif self._lists and line:
+            indent += "  "
+        self._chars += len(indent) + 1
+        self._lines.append((indent + line).rstrip(" "))
+
+    def _next_bullet(self) -> str:
+        if not self._lists or self._lists[-1] is None:
+            return "- "
+        number = self._lists[-1]
+        self._lists[-1] = number + 1
+        return f"{number}. "
+
+    def _end_link(self, target: str, start: int) -> None:
+        words = "".join(self._line[start:]).strip()
+        if not target.lower().startswith(_TARGETS):
+            return
+        bare = target.removeprefix("mailto:").removeprefix("tel:")
+        if not words:
+            self._say(bare)
+        elif bare.rstrip("/") not in (words, "http://" + words, "https://" + words):
+            self._say(f" ({bare})")
