@@ -106,6 +106,7 @@ class DispatchReady(Fact):
     due_at: AwareDatetime | None = None
     reason: str | None = None
     failed_providers: tuple[str, ...] = ()
+    forced: bool = False  # a replay that an operator forced by name: the suppression list does not stop it
     content: MailContent
 
 

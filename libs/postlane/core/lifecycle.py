@@ -37,7 +37,7 @@ REPLAYABLE = frozenset({S.BOUNCED, S.CANCELLED, S.EXPIRED, S.REJECTED, S.DEAD_LE
 TRANSITIONS: dict[str, dict[State | None, State]] = {
     "Routed": {None: S.PENDING, S.SCHEDULED: S.PENDING, S.HELD: S.PENDING},
     "Scheduled": {None: S.SCHEDULED, S.SCHEDULED: S.SCHEDULED, S.HELD: S.SCHEDULED, S.PENDING: S.SCHEDULED},
-    "Suppressed": {None: S.SUPPRESSED, S.SCHEDULED: S.SUPPRESSED, S.HELD: S.SUPPRESSED},
+    "Suppressed": dict.fromkeys((None, S.PENDING, S.SCHEDULED, S.HELD), S.SUPPRESSED),  # pending: after a release
     "Rejected": {None: S.REJECTED},
     "Cancelled": dict.fromkeys((None, *OPEN), S.CANCELLED),
     "Expired": dict.fromkeys((None, *OPEN), S.EXPIRED),

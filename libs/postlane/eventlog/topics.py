@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from postlane.core.delay import STEPS
 from postlane.core.policy import Topics as TopicPolicy
 
 DAY_MS = 86_400_000
 RECORD_MAX_BYTES = 2_097_152
 
-# The steps of the delay stage: name and seconds, shortest first.
-DELAY_STEPS: tuple[tuple[str, int], ...] = (
-    ("1s", 1),
-    ("10s", 10),
-    ("1m", 60),
-    ("10m", 600),
-    ("1h", 3_600),
-    ("6h", 21_600),
-    ("1d", 86_400),
-)
+DELAY_STEPS = STEPS  # of the delay stage: name and seconds, shortest first
 
 
 @dataclass(frozen=True, slots=True)
