@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from postlane.local.kafka import KafkaCluster
+from postlane.local.practice import PracticeProcess
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +18,10 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     cluster.start()
     yield cluster
     cluster.stop(grace_s=5.0)
+
+
+@pytest.fixture
+def practice(tmp_path: Path) -> Iterator[PracticeProcess]:
+    """A practice SMTP server of its own for the test, with the listeners `primary` and `backup`."""
+    with PracticeProcess(tmp_path / "practice", ("primary", "backup")) as server:
+        yield server
