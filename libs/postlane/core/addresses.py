@@ -27,17 +27,16 @@ INPUT_MAX_CHARS = 2048
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
 _LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
 _PLAIN = re.compile(rf"([{_ATEXT}]++(?:\.[{_ATEXT}]++)*+)@((?:{_LABEL}\.)*+(?=[A-Za-z]){_LABEL})")
-_NAMED = re.compile(rf"((?:[A-Za-z0-9&'+_-]++ )++)<{_PLAIN.pattern}>")
+_NAMED = re.compile(rf"((?:[A-Za-z0-9&'+_\u00a1-\u1fff\u2030-\ud7ff\ue000-\U0010ffff-]++ )++)<{_PLAIN.pattern}>")
 _DOT_ATOM = re.compile(rf"[{_ATEXT}\u0080-\U0010ffff]++(?:\.[{_ATEXT}\u0080-\U0010ffff]++)*+")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"')
 _ASCII_LABEL = re.compile(_LABEL)
 _DOTS = re.compile("[\u3002\uff0e\uff61]")  # full stops that RFC 5895 2.2 maps to "."
 _LIST_SIGNS = re.compile(r"[,;:@()\\]")
 _NOT_IN_LOCAL = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zs", "Zl", "Zp"})
-_NOT_IN_NAME = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # Cc, Zl, Zp, Cs
 _IN_LABEL = frozenset({"Ll", "Lo", "Lm", "Mn", "Mc", "Nd"})  # RFC 5892 2.1, after mapping
 _IN_LABEL_TOO = frozenset("-\u00b7\u0375\u05f3\u05f4\u06fd\u06fe\u0f0b\u3007\u30fb")  # RFC 5892 2.6, contextual ones
-_JOINERS = frozenset("\u200c\u200d")
 
 
 class InvalidAddress(ValueError):
@@ -102,7 +101,9 @@ def normalise_domain(domain: str) -> str:
 def _parse(text: str) -> Mailbox:
     if len(text) > INPUT_MAX_CHARS:
         raise InvalidAddress(f"{_shown(text)}: longer than {INPUT_MAX_CHARS} characters; give one address each")
-    _refuse_characters(text, _NOT_IN_NAME, text)
+    control = _CONTROL.search(text)
+    if control is not None:
+        raise InvalidAddress(f"{_shown(text)}: remove the character {control[0]!a}; it may not stand in an address")
     stripped = text.strip(" ")
     name, addr_spec = _split_name(stripped, text)
     local, domain = _split_local(addr_spec, text)
@@ -159,7 +160,7 @@ def _local(local: str, text: str) -> str:
     elif not _DOT_ATOM.fullmatch(local):
         raise InvalidAddress(f"{_shown(text)}: {_why_no_dot_atom(local)}")
     if not local.isascii():
-        _refuse_characters(local, _NOT_IN_LOCAL, text, but=" " if local.startswith('"') else "")
+        _refuse_invisible(local, text)
     if len(local.encode()) > LOCAL_MAX_OCTETS:
         raise InvalidAddress(f"{_shown(text)}: before the @ there may be at most {LOCAL_MAX_OCTETS} octets")
     return local
@@ -230,11 +231,9 @@ def _map_label(label: str) -> str:
     return unicodedata.normalize("NFC", lower)
 
 
-def _refuse_characters(value: str, categories: frozenset[str], text: str, but: str = "") -> None:
-    if value.isascii() and value.isprintable():
-        return
-    for char in value:
-        if char not in but and char not in _JOINERS and unicodedata.category(char) in categories:
+def _refuse_invisible(local: str, text: str) -> None:
+    for char in local:
+        if char not in " \u200c\u200d" and unicodedata.category(char) in _NOT_IN_LOCAL:
             raise InvalidAddress(f"{_shown(text)}: remove the character {char!a}; it may not stand in an address")
 
 

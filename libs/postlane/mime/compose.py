@@ -75,7 +75,7 @@ def check_content(content: ContentLike) -> None:
     if len(content.attachments) > ATTACHMENTS_MAX:
         raise InvalidContent("attachments", f"more than {ATTACHMENTS_MAX}")
     for index, attachment in enumerate(content.attachments):
-        _file_headers(attachment, f"attachments[{index}]", "attachment")
+        _file_headers(attachment, f"attachments[{index}]", attachment.disposition)
         base64_of(f"attachments[{index}].content", attachment.content)
 
 
@@ -185,7 +185,7 @@ def _multipart(
     line = f"--{boundary}\r\n".encode("ascii")
     out: list[bytes] = []
     for headers, body in parts:
-        out += (line, headers, b"\r\n", body)
+        out += (line, headers, b"\r\n", body, b"\r\n")  # this line end is the boundary's, not the body's
     out.append(f"--{boundary}--\r\n".encode("ascii"))
     headers_text = f'Content-Type: multipart/{subtype}{parameters};\r\n boundary="{boundary}"\r\n'
     return headers_text.encode("ascii"), b"".join(out)

@@ -24,7 +24,8 @@ CUSTOM_HEADERS_MAX = 50
 FILENAME_MAX_CHARS = 255
 
 _WORD_OCTETS = 45  # of UTF-8 in one encoded word: 60 characters of base64, 72 with its brackets, 75 allowed
-_FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+^_`|~-]{1,70}")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+^_`|~-]{1,50}")
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
 _PLAIN_FILENAME = re.compile(r"[A-Za-z0-9 ._+@()-]{1,60}")
 _CONTENT_ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+(?:@[A-Za-z0-9.-]+)?")
@@ -94,7 +95,7 @@ def text_field(name: str, field: str, value: str, max_chars: int = SUBJECT_MAX_C
             return f"{name}: {value}\r\n"
         if "  " not in value:
             pieces = value.split(" ")
-            if max(map(len, pieces)) < LINE_CHARS - len(name):
+            if max(map(len, pieces)) <= LINE_CHARS - len(name) - 2:
                 return _fold(name, pieces)
     return _fold(name, _encoded_words(value, LINE_CHARS - len(name) - 2))
 
@@ -103,12 +104,13 @@ def custom_field(name: str, value: str) -> str:
     """A header of the publisher's own choice; refuses the names that are Postlane's to write."""
     field = f"headers[{ascii(name)[:80]}]"
     if not isinstance(name, str) or not _FIELD_NAME.fullmatch(name):
-        raise InvalidContent(field, "a header name is 1 to 70 letters, digits and hyphens")
+        raise InvalidContent(field, "a header name is 1 to 50 letters, digits and hyphens")
     lower = name.lower()
     if lower in OWN_HEADERS or lower.startswith(OWN_PREFIXES):
         raise InvalidContent(field, "Postlane or the servers write this header; use the field of the request instead")
     refuse_controls(field, value)
-    if not value.strip(" "):
+    value = value.strip(" ")
+    if not value:
         raise InvalidContent(field, "the value is empty; leave the header out")
     if len(value) > HEADER_VALUE_MAX_CHARS:
         raise InvalidContent(field, f"longer than {HEADER_VALUE_MAX_CHARS} characters; shorten it")
@@ -144,6 +146,7 @@ def content_id_of(field: str, value: str) -> str:
 def disposition_field(disposition: str, field: str, filename: str) -> str:
     """`Content-Disposition` with the file name, in the extended form of RFC 2231 where it is not plain."""
     refuse_controls(field, filename)
+    filename = filename.strip()  # readers do, too
     if not filename or len(filename) > FILENAME_MAX_CHARS:
         raise InvalidContent(field, f"give a file name of 1 to {FILENAME_MAX_CHARS} characters")
     if "/" in filename or "\\" in filename:
@@ -151,9 +154,9 @@ def disposition_field(disposition: str, field: str, filename: str) -> str:
     if _PLAIN_FILENAME.fullmatch(filename):
         line = f'Content-Disposition: {disposition}; filename="{filename}"\r\n'
         return line if len(line) <= LINE_CHARS + 2 else line.replace("; filename", ";\r\n filename", 1)
-    encoded = quote(filename, safe="", encoding="utf-8")
-    if len(encoded) <= 54:
-        return f"Content-Disposition: {disposition};\r\n filename*=utf-8''{encoded}\r\n"
+    encoded = [quote(char, safe="") for char in filename]
+    if sum(map(len, encoded)) <= 54:
+        return f"Content-Disposition: {disposition};\r\n filename*=utf-8''{''.join(encoded)}\r\n"
     return f"Content-Disposition: {disposition}" + _continued(encoded) + "\r\n"
 
 
@@ -161,11 +164,9 @@ def refuse_controls(field: str, value: str) -> None:
     """InvalidContent when `value` holds what could end a line or a header: C0, C1, DEL, U+2028, U+2029, surrogates."""
     if not isinstance(value, str):
         raise InvalidContent(field, f"must be a string, not {type(value).__name__}")
-    if value.isascii() and value.isprintable():
-        return
-    for char in value:
-        if char < " " or "\x7f" <= char <= "\x9f" or char in "\u2028\u2029" or "\ud800" <= char <= "\udfff":
-            raise InvalidContent(field, f"remove the control character {char!a}")
+    control = _CONTROL.search(value)
+    if control is not None:
+        raise InvalidContent(field, f"remove the control character {control[0]!a}")
 
 
 def _phrase(display_name: str) -> list[str]:
@@ -174,7 +175,7 @@ def _phrase(display_name: str) -> list[str]:
         if _PHRASE.fullmatch(display_name) and "  " not in display_name:
             return display_name.split(" ")
         return ['"' + display_name.replace("\\", r"\\").replace('"', r"\"") + '"']
-    return _encoded_words(display_name, 0)
+    return _encoded_words(display_name, LINE_CHARS - len("Reply-To: "))
 
 
 def _encoded_words(value: str, first_line_chars: int) -> list[str]:
@@ -195,10 +196,9 @@ def _encoded_words(value: str, first_line_chars: int) -> list[str]:
 
 
 def _fold(name: str, pieces: list[str]) -> str:
-    """`name: piece piece…`, broken before a piece that would pass column 76; the first stays on the name's line."""
-    line = f"{name}: {pieces[0]}"
-    column = len(line)
-    out = [line]
+    """`name: piece piece…`, broken before a piece that would pass column 76."""
+    out = [f"{name}: {pieces[0]}"]  # never alone on its line: some readers keep the white space then
+    column = len(out[0])
     for piece in pieces[1:]:
         if column + 1 + len(piece) > LINE_CHARS:
             out.append("\r\n ")
@@ -211,15 +211,12 @@ def _fold(name: str, pieces: list[str]) -> str:
     return "".join(out)
 
 
-def _continued(encoded: str) -> str:
-    """RFC 2231 3 and 4.1 together: numbered, extended sections, none of which splits an %XX."""
-    out: list[str] = []
-    start = 0
-    while start < len(encoded):
-        stop = start + 50
-        if "%" in encoded[stop - 2 : stop]:
-            stop = encoded.rindex("%", stop - 2, stop)
-        charset = "utf-8''" if not out else ""
-        out.append(f";\r\n filename*{len(out)}*={charset}{encoded[start:stop]}")
-        start = stop
-    return "".join(out)
+def _continued(encoded: list[str]) -> str:
+    """RFC 2231 3 and 4.1 together: numbered, extended sections of whole characters."""
+    sections = [""]
+    for char in encoded:
+        if len(sections[-1]) + len(char) > 50:
+            sections.append("")
+        sections[-1] += char
+    sections[0] = "utf-8''" + sections[0]
+    return "".join(f";\r\n filename*{n}*={section}" for n, section in enumerate(sections))
