@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from postlane.cli.local import kafka_group
+from postlane.cli.local import down, kafka_group, up
 
 
 @click.group()
@@ -12,4 +12,5 @@ def main() -> None:
     """Postlane: an event-sourced mail dispatcher on Apache Kafka."""
 
 
-main.add_command(kafka_group)
+for command in (up, down, kafka_group):
+    main.add_command(command)
