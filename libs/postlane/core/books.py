@@ -52,15 +52,28 @@ class Entry:
     cell: Cell | None = None
     lapse_at: float = 0.0  # monotonic seconds; no body is begun at or after it
     provider: str = ""
+    envelope_from: str = ""
+    recipient: str = ""
     body: bytes | None = None
     begun: bool = False  # the body may have reached the server
     slot: int = -1  # in the flight recorder
-    raw: object = None  # the record as it was read, where the mail cannot say it all
+    raw: object = None  # the record as it was read: its bytes go to the dead letters, its headers carry the trace
+    trouble: str = ""  # why it could not be decoded
 
     @property
     def key(self) -> str:
         """The key of its book entries."""
         return f"@{self.offset}#0" if self.mail is None else f"{self.mail.delivery_id}#{self.mail.hop}"
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The size of the body, None where there is none yet."""
+        return None if self.body is None else len(self.body)
+
+    @property
+    def eight_bit(self) -> bool | None:
+        """Whether the body has bytes above 127."""
+        return None if self.body is None else not self.body.isascii()
 
 
 class Found(IntEnum):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from postlane.core.events import EVENT, VERSION, AnyEvent, Fact, ce_type
+from postlane.core.events import EVENT, VERSION, AnyEvent, Fact, Intent, Outcome, ce_type
 from postlane.eventlog.ports import Headers, Received
 
 M = TypeVar("M", bound=Fact)
@@ -56,6 +56,16 @@ def decode_event(value: bytes | None) -> AnyEvent:
     body = _parse(value)
     try:
         return EVENT.validate_python(body)
+    except ValidationError as error:
+        raise Unreadable(_reason(error)) from None
+
+
+def decode_state(value: bytes | None) -> Intent | Outcome:
+    """An entry of `mail.state`. Raises Unreadable."""
+    body = _parse(value)
+    kind = body.get("kind") if isinstance(body, dict) else None
+    try:
+        return Intent.model_validate(body) if kind == "intent" else Outcome.model_validate(body)
     except ValidationError as error:
         raise Unreadable(_reason(error)) from None
 

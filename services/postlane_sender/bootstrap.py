@@ -1,0 +1,139 @@
+"""Wires a sender process: the log, the tables, one loop per lane, their couriers, recorders and composer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from pathlib import Path
+
+from postlane.clock import SystemClock
+from postlane.core.policy import Provider
+from postlane.eventlog.kafka import KafkaLog
+from postlane.eventlog.ports import Log, Tail
+from postlane.eventlog.tables import ControlTable, TemplateTable
+from postlane.service import ServiceContext
+from postlane_sender.composer import Composer
+from postlane_sender.config import lanes_of, password_of, test_settings
+from postlane_sender.connection import Connection
+from postlane_sender.courier import Link, OpenSession, Pool
+from postlane_sender.lane import LaneState
+from postlane_sender.loop import LaneLoop
+from postlane_sender.recorder import FlightRecorder, NoRecorder
+from postlane_sender.session import limits_of, open_session, tls_context_of
+
+TABLES_TIMEOUT_S = 30.0
+_log = logging.getLogger("postlane.sender")
+
+
+class Sender:
+    """A sender process (postlane.service.Service)."""
+
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
+        self._lanes = lanes_of(context.environment, context.config)
+        self._rules, self._failpoints = test_settings()
+        self._sessions = _sessions(list(context.config.providers.values()))
+        self._life = str(uuid.uuid4())
+        self._log: Log | None = None
+        self._tails: list[Tail] = []
+        self._loops: list[LaneLoop] = []
+        self._recorders: dict[str, FlightRecorder | NoRecorder] = {}
+        self._problem: str | None = "starting"
+
+    async def start(self) -> None:
+        await self._let_go()
+        environment = self._context.environment
+        self._log = log = KafkaLog(
+            environment.bootstrap_servers, environment.kafka, client_id=f"postlane-sender-{environment.instance_id}"
+        )
+        control, templates = ControlTable(), TemplateTable()
+        names = environment.names
+        self._tails = [log.tail(names.control, control.apply), log.tail(names.templates, templates.apply)]
+        for tail in self._tails:
+            await tail.ready(TABLES_TIMEOUT_S)
+        for name in self._lanes:
+            loop = LaneLoop(self._lane(name, log, control, Composer(templates)))
+            self._loops.append(loop)
+            await loop.start(client_id=f"postlane-sender-{environment.instance_id}")
+        self._problem = None
+
+    def _lane(self, name: str, log: Log, control: ControlTable, composer: Composer) -> LaneState:
+        context = self._context
+        environment = context.environment
+        lane = LaneState(
+            name=name,
+            policy=context.config.lanes[name],
+            config=context.config,
+            names=environment.names,
+            log=log,
+            clock=SystemClock(),
+            dice=random.Random(),  # noqa: S311 jitter, not a secret
+            instance=environment.instance_id,
+            boot=self._life,
+            compose=composer,
+            control=control,
+            recorder=self._recorder(name),
+            metrics=context.metrics.sender,
+            rules=self._rules,
+            failpoints=self._failpoints,
+        )
+        lane.courier = Pool(lane, self._sessions)
+        return lane
+
+    def _recorder(self, lane: str) -> FlightRecorder | NoRecorder:
+        """One file per lane, opened once in a process: it is this life's, whatever is started again."""
+        if lane not in self._recorders:
+            self._recorders[lane] = self._open_recorder(self._context.environment.data_dir, lane)
+        return self._recorders[lane]
+
+    def _open_recorder(self, folder: Path, lane: str) -> FlightRecorder | NoRecorder:
+        path = folder / f"sender-{self._context.environment.instance_id}" / f"flight-{lane}.bin"
+        try:
+            return FlightRecorder(path, self._life)
+        except OSError as error:
+            _log.warning("no flight recorder", extra={"lane": lane, "path": str(path), "reason": str(error)})
+            return NoRecorder()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for loop in self._loops:
+                group.create_task(loop.run())
+
+    async def stop(self) -> None:
+        for loop in self._loops:
+            loop.stop()
+
+    async def _let_go(self) -> None:
+        loops, self._loops = self._loops, []
+        for loop in loops:
+            await loop.abandon()
+        tails, self._tails = self._tails, []
+        for tail in tails:
+            await tail.close()
+        if self._log is not None:
+            await self._log.close()
+            self._log = None
+
+    def not_ready(self) -> str | None:
+        if self._problem is not None:
+            return self._problem
+        for loop in self._loops:
+            reason = loop.not_ready()
+            if reason is not None:
+                return reason
+        return None
+
+
+def _sessions(providers: list[Provider]) -> OpenSession:
+    """Opens a session of a link; certificates and passwords are read here, once."""
+    passwords = {provider.name: password_of(provider) for provider in providers}
+    contexts = {provider.name: tls_context_of(provider) for provider in providers}
+    limits = {provider.name: limits_of(provider) for provider in providers}
+
+    async def opened(link: Link) -> Connection:
+        name = link.name
+        return await open_session(link.provider, passwords[name], link, limits=limits[name], tls_context=contexts[name])
+
+    return opened

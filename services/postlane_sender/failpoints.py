@@ -1,0 +1,43 @@
+"""Named points at which a test kills the process; they exist only where POSTLANE_TEST_FAILPOINT is set.
+
+`POSTLANE_TEST_FAILPOINT=after_dot:3` kills with SIGKILL at the third time that the point is passed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+
+POINTS = (
+    "before_intent",
+    "after_intent",
+    "after_dot",
+    "after_reply",
+    "in_commit",
+    "after_commit",
+)
+
+
+@dataclass(slots=True)
+class Failpoints:
+    """`hit(point)` does nothing, unless that point was named; then it counts down and kills."""
+
+    point: str = ""
+    left: int = 0
+
+    def hit(self, point: str) -> None:
+        if point == self.point:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def read_failpoints(setting: str | None) -> Failpoints:
+    """From the variable's value. Raises ValueError for an unknown point."""
+    if not setting:
+        return Failpoints()
+    point, _, count = setting.partition(":")
+    if point not in POINTS:
+        raise ValueError(f"there is no failpoint {point!r}; known: {', '.join(POINTS)}")
+    return Failpoints(point, int(count or "1"))

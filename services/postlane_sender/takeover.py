@@ -1,0 +1,96 @@
+"""Taking a partition over: O and S from one commit, the state topic from S to its real end, a book to start from.
+
+Fail closed: a missing position beside a non-empty book, or a position that retention has overtaken, starts nothing.
+"""
+
+from __future__ import annotations
+
+from postlane.core.books import Book, History
+from postlane.eventlog.codec import Unreadable, decode_state
+from postlane.eventlog.ports import Committed, Member, Partition, Received
+from postlane_sender.lane import LaneState
+
+METADATA_VERSION = "S1"
+
+
+class BooksDamaged(Exception):
+    """The books cannot be trusted; sending from this partition would be guessing. The message says what to do."""
+
+
+def metadata(floor: int) -> str:
+    """S as it stands in the commit metadata."""
+    return f"{METADATA_VERSION}:{floor}"
+
+
+def floor_of(text: str) -> int:
+    """S from the commit metadata. Raises BooksDamaged."""
+    version, _, number = text.partition(":")
+    if version != METADATA_VERSION or not number.isdigit():
+        raise BooksDamaged(
+            f"the committed metadata {text[:40]!r} is not ours: were the offsets reset by another tool? "
+            "see docs/runbooks/offsets-reset.md"
+        )
+    return int(number)
+
+
+def read_state(history: History, record: Received) -> None:
+    """One record of `mail.state` into the history. A record that cannot be read is damage, not noise."""
+    if record.value is None:
+        return
+    try:
+        history.add(decode_state(record.value))
+    except Unreadable as error:
+        raise BooksDamaged(
+            f"{record.topic}[{record.partition}]@{record.offset} cannot be read: {error.reason}"
+        ) from None
+
+
+async def take_over(lane: LaneState, member: Member, number: int, deadline_s: float) -> Book:
+    """The book of partition `number`, ready to be read on from O.
+
+    Raises Retriable (ask again), BooksDamaged or OffsetGone (fail closed).
+    """
+    dispatch, state = Partition(lane.dispatch, number), Partition(lane.state, number)
+    committed = (await member.committed([dispatch]))[dispatch]
+    if committed is None:
+        return await _first_book(lane, dispatch, state, deadline_s)
+    floor = floor_of(committed.metadata)
+    history = await history_since(lane, state, floor, dispatch, committed, deadline_s)
+    end = history[1]
+    return Book(number, committed.offset, floor, end, history=history[0] if history[0].records else None)
+
+
+async def history_since(
+    lane: LaneState, state: Partition, floor: int, dispatch: Partition, committed: Committed, deadline_s: float
+) -> tuple[History, int]:
+    """(what the state topic says from `floor` on, the end that was read to)."""
+    end = (await lane.log.high_watermarks([state]))[state]
+    start = (await lane.log.low_watermarks([state]))[state]
+    if floor < start:
+        waiting = (await lane.log.high_watermarks([dispatch]))[dispatch]
+        if committed.offset < waiting:
+            raise BooksDamaged(
+                f"{state.topic}[{state.number}] begins at {start}, above S={floor}: what was tried is no longer known. "
+                "See docs/runbooks/state-lost.md"
+            )
+        floor = start  # nothing is outstanding, so nothing is missing
+    history = History()
+    if floor < end:
+        async for batch in lane.log.read(state, floor, end, deadline_s=deadline_s):
+            for record in batch:
+                read_state(history, record)
+    return history, end
+
+
+async def _first_book(lane: LaneState, dispatch: Partition, state: Partition, deadline_s: float) -> Book:
+    end = (await lane.log.high_watermarks([state]))[state]
+    start = (await lane.log.low_watermarks([state]))[state]
+    if start < end:
+        async for batch in lane.log.read(state, start, end, deadline_s=deadline_s):
+            if batch:
+                raise BooksDamaged(
+                    f"group {lane.group} has no position for {dispatch.topic}[{dispatch.number}], but {state.topic} "
+                    "has records: the offsets were lost. See docs/runbooks/offsets-reset.md"
+                )
+    first = (await lane.log.low_watermarks([dispatch]))[dispatch]
+    return Book(dispatch.number, first, end, end)
