@@ -1,0 +1,44 @@
+"""Wiring: the environment's words -> a router on Kafka, with its store on disk."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from postlane.config import ConfigurationError
+from postlane.eventlog.errors import OptionRefused
+from postlane.eventlog.kafka import KafkaLog
+from postlane.service import Service, ServiceContext
+from postlane_router.config import RouterSettings
+from postlane_router.loop import Router
+from postlane_router.store import RocksStore, StoreTaken
+
+
+class SystemClock:
+    """The machine's time."""
+
+    def now(self) -> datetime:
+        """Aware, UTC."""
+        return datetime.now(UTC)
+
+
+def build(context: ServiceContext) -> Service:
+    """The router of this process. Raises ConfigurationError."""
+    environment = context.environment
+    settings = RouterSettings.of(environment, context.config.topics.dedup_days)
+    try:
+        cluster = KafkaLog(environment.bootstrap_servers, environment.kafka, f"postlane-router-{settings.instance}")
+    except OptionRefused as error:
+        raise ConfigurationError(f"POSTLANE_KAFKA_*: {error}") from None
+    try:
+        store = RocksStore(settings.store_path, settings.store_cache_bytes, settings.store_write_buffer_bytes)
+    except (StoreTaken, OSError) as error:
+        raise ConfigurationError(f"POSTLANE_DATA_DIR: {error}") from None
+    return Router(
+        cluster,
+        environment.names,
+        context.config,
+        settings,
+        store,
+        SystemClock(),
+        context.metrics.router,
+    )

@@ -1,0 +1,248 @@
+"""What this process owns: partitions, where each goes on, and how one is taken over.
+
+Taking over partition p (each step is there because leaving it out loses or doubles a mail):
+  1. stable committed positions first: an earlier owner's open transaction is settled by then;
+  2. then the real ends of `mail.seen`, so that they cover what that transaction wrote;
+  3. the memory of keys catches up from what the store has applied to that end;
+  4. only then the partition starts, at the committed position.
+A partition that cannot be taken over stays still, and `problem` says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from postlane.core.events import Seen
+from postlane.eventlog.codec import Unreadable, decode
+from postlane.eventlog.errors import LogError, Retriable
+from postlane.eventlog.ports import Committed, Log, Member, Membership, Partition, Received
+from postlane.eventlog.topics import TopicNames
+from postlane_router.store import DAY_S, Applied, Entry, SeenStore, StoreBroken
+
+log = logging.getLogger("postlane.router")
+
+CLOSED_AGAIN_FACTOR = 10  # how much longer than for a passing failure one waits where a person has to act
+
+
+class FailClosed(Exception):
+    """This partition must not move before a person has looked; the message says at what."""
+
+
+@dataclass(slots=True)
+class Book:
+    """One owned partition: the committed position, None until it was taken over."""
+
+    next: int | None = None
+
+
+class Listening(Protocol):
+    """What ownership tells the loop."""
+
+    def forget_wakes(self, partitions: Collection[Partition]) -> None:
+        """These are no longer ours, or start again."""
+
+
+class Ownership:
+    """Fills `ports.Listener`; `membership` and `books` are those of the latest assignment."""
+
+    def __init__(
+        self,
+        cluster: Log,
+        names: TopicNames,
+        store: SeenStore,
+        listening: Listening,
+        timeout_s: float,
+        retry_wait_s: float,
+    ) -> None:
+        self._cluster = cluster
+        self._names = names
+        self._store = store
+        self._listening = listening
+        self._timeout_s = timeout_s
+        self._retry_wait_s = retry_wait_s
+        self._task: asyncio.Task[None] | None = None
+        self.member: Member | None = None
+        self.membership: Membership | None = None
+        self.books: dict[Partition, Book] = {}
+        self.unopened: set[Partition] = set()  # read from, but without a committed position yet
+        self.oldest_day = 0  # entries of earlier days are not restored
+        self.problem: str | None = None
+        self.failure: BaseException | None = None
+
+    # -------------------------------------------------------------------------------------------------- Listener
+
+    async def assigned(self, membership: Membership, added: frozenset[Partition]) -> None:
+        """`added` are ours now."""
+        self.membership = membership
+        for partition in added:
+            self.books[partition] = Book()
+        log.info("assigned", extra={"generation": membership.generation, "partitions": len(added)})
+        self.take_over()
+
+    async def revoked(self, removed: frozenset[Partition]) -> None:
+        """No transaction is open here: the loop commits between polls."""
+        self._drop(removed)
+
+    async def lost(self, removed: frozenset[Partition]) -> None:
+        """Another owns them already."""
+        log.warning("lost partitions", extra={"partitions": len(removed)})
+        self._drop(removed)
+
+    def _drop(self, removed: frozenset[Partition]) -> None:
+        for partition in removed:
+            self.books.pop(partition, None)
+            self.unopened.discard(partition)
+        self._listening.forget_wakes(removed)
+        if not self.books:
+            self.membership = None
+        self.take_over()
+
+    # ------------------------------------------------------------------------------------------------- positions
+
+    def next(self, partition: Partition) -> int | None:
+        """Where a partition goes on; None while it may not move."""
+        book = self.books.get(partition)
+        return None if book is None else book.next
+
+    def committed(self, offsets: Mapping[Partition, int]) -> None:
+        """A transaction with these positions was committed."""
+        for partition, offset in offsets.items():
+            book = self.books.get(partition)
+            if book is not None and book.next is not None:
+                book.next = offset
+            self.unopened.discard(partition)
+
+    def rewind(self) -> None:
+        """Nothing of the last transaction happened: read again from the committed positions."""
+        self._listening.forget_wakes(self.books.keys())
+        for partition, book in self.books.items():
+            if book.next is not None and self.member is not None:
+                self.member.start(partition, book.next)
+
+    def stand_still(self) -> None:
+        """Nobody knows what was committed: every partition has to be taken over again."""
+        if self.member is not None:
+            self.member.pause(self.books.keys())
+        self._listening.forget_wakes(self.books.keys())
+        for book in self.books.values():
+            book.next = None
+
+    def unready(self) -> list[Partition]:
+        """What is ours and may not move yet."""
+        return [partition for partition, book in self.books.items() if book.next is None]
+
+    # ------------------------------------------------------------------------------------------------- take-over
+
+    def take_over(self) -> None:
+        """Begin (again) to take over what may not move yet."""
+        self.cancel()
+        self.problem = None
+        if self.unready():
+            self._task = asyncio.get_running_loop().create_task(self._take_over(), name="take over")
+
+    def cancel(self) -> None:
+        """Stop taking over."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _take_over(self) -> None:
+        while unready := self.unready():
+            wait_s = self._retry_wait_s
+            try:
+                await self._take(unready)
+                self.problem = None
+                continue
+            except Retriable as error:
+                self.problem = f"taking over: {error}"
+            except StoreBroken as error:
+                log.warning("the store is damaged and is rebuilt from the log", extra={"error": str(error)})
+                self._store.reset()
+                self.stand_still()
+                continue
+            except FailClosed as error:
+                self.problem = str(error)
+                wait_s *= CLOSED_AGAIN_FACTOR
+            except LogError as error:
+                self.failure = error
+                return
+            log.error("cannot take over yet", extra={"reason": self.problem, "again_in_s": wait_s})
+            await asyncio.sleep(wait_s)
+
+    async def _take(self, unready: list[Partition]) -> None:
+        assert self.member is not None
+        committed = await self.member.committed(unready)
+        seen = [Partition(self._names.seen, p.number) for p in unready if p.topic == self._names.requests]
+        ends = await self._cluster.high_watermarks([*seen, *unready])
+        begins = await self._cluster.low_watermarks([*seen, *unready])
+        for partition in seen:
+            await self._catch_up(partition, begins[partition], ends[partition])
+        closed = []
+        for partition in unready:
+            try:
+                offset = self._position(partition, committed.get(partition), begins[partition], ends[partition])
+            except FailClosed as error:
+                closed.append(str(error))
+                continue
+            if committed.get(partition) is None:
+                self.unopened.add(partition)
+            self.books[partition].next = offset
+            self.member.start(partition, offset)
+        if closed:
+            raise FailClosed("; ".join(closed))
+
+    def _position(self, partition: Partition, committed: Committed | None, begin: int, end: int) -> int:
+        """Where to start: the committed position; the beginning where nothing was ever read. Raises FailClosed."""
+        where = f"{partition.topic}[{partition.number}]"
+        if committed is not None:
+            # One record of difference, with nothing left, is the control record after the last one read.
+            if committed.offset < begin and not (begin == end and begin - committed.offset == 1):
+                raise FailClosed(
+                    f"{where}: committed position {committed.offset} lies below the start of the log ({begin}): "
+                    "records were deleted before they were read; run `postlane doctor`"
+                )
+            return max(committed.offset, begin)
+        applied = self._store.applied(partition.number)
+        if applied is not None and applied.entries > 0 and end > begin:
+            raise FailClosed(
+                f"{where}: there is no committed position, but {self._names.seen}[{partition.number}] shows that it "
+                "was read before (consumer offsets expired or deleted?): starting over could mail again; "
+                "run `postlane doctor`"
+            )
+        return begin
+
+    async def _catch_up(self, partition: Partition, begin: int, end: int) -> None:
+        """Apply `mail.seen` of one partition to the store, up to `end`. What was applied stays when this fails."""
+        applied = self._store.applied(partition.number)
+        start, count = (begin, 0) if applied is None else applied
+        if start > end:
+            raise FailClosed(
+                f"{partition.topic}[{partition.number}] ends at {end}, but {start} was applied before: the topic was "
+                "truncated or made anew; run `postlane doctor`"
+            )
+        if applied is None or start < begin:
+            log.info("rebuilding the memory of keys", extra={"partition": partition.number, "records": end - begin})
+        start = max(start, begin)
+        async for records in self._cluster.read(partition, start, end, deadline_s=self._timeout_s):
+            if not records:
+                continue
+            entries = [entry for entry in map(_entry, records) if entry is not None]
+            count += len(entries)
+            kept = [entry for entry in entries if entry.day >= self.oldest_day]
+            self._store.add(partition.number, kept, Applied(records[-1].offset + 1, count))
+        self._store.add(partition.number, [], Applied(end, count))
+
+
+def _entry(record: Received) -> Entry | None:
+    """One record of the changelog, None where it holds nothing; an unreadable one still says that its key was seen."""
+    if record.key is None or record.value is None:
+        return None
+    try:
+        seen = decode(Seen, record.value)
+        return Entry(record.key, bytes.fromhex(seen.digest), int(seen.at.timestamp()) // DAY_S)
+    except (Unreadable, ValueError):
+        return Entry(record.key, b"", record.timestamp_ms // 1000 // DAY_S)
