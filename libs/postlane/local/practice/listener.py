@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from postlane.local.practice.connection import Connection
 from postlane.local.practice.faults import Faults
 from postlane.local.practice.ledger import Ledger
 from postlane.local.practice.session import Session
@@ -47,7 +48,7 @@ class Listener:
         self.faults = faults
         self.ledger = ledger
         self.counters: Counter[str] = Counter()
-        self.sessions: set[Session] = set()
+        self.sessions: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._upgrades: set[asyncio.Task[None]] = set()
 
@@ -100,7 +101,7 @@ class Listener:
 
     # -- what sessions ask
 
-    def admit(self, session: Session) -> bool:
+    def admit(self, session: Connection) -> bool:
         """Count the connection in; False when a `max_connections` rule says that it is one too many."""
         self.sessions.add(session)
         self.counters["connections"] += 1
@@ -110,7 +111,7 @@ class Listener:
                 return False
         return True
 
-    def leave(self, session: Session) -> None:
+    def leave(self, session: Connection) -> None:
         """Count the connection out."""
         self.sessions.discard(session)
 

@@ -2,7 +2,7 @@
 
 RFC 5321 with PIPELINING (2920), 8BITMIME (6152), SMTPUTF8 (6531), SIZE (1870), ENHANCEDSTATUSCODES (2034), STARTTLS
 (3207) and AUTH PLAIN and LOGIN (4954). Commands are worked off in order; what arrives while one waits stays in the
-buffer, and reading pauses when that grows.
+buffer (see `connection`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from postlane.local.practice.auth import Authentication
+from postlane.local.practice.connection import Connection
 from postlane.local.practice.faults import Rule, Verdict
 from postlane.local.practice.message import look, unstuff
 
@@ -22,28 +23,17 @@ if TYPE_CHECKING:
 
 LINE_MAX_BYTES = 4096
 RECIPIENTS_MAX = 1000
-BUFFER_MAX_BYTES = 1 << 20
-_DRIP_S = 0.05
 _MAIL = re.compile(rb"(?i)MAIL FROM: ?<([^<>\r\n]*)>((?: [^\r\n]*)?)$")
 _RCPT = re.compile(rb"(?i)RCPT TO: ?<([^<>\r\n]+)>((?: [^\r\n]*)?)$")
 _SIZE = re.compile(rb"(?i) SIZE=(\d+)")
 
 
-class Session(asyncio.Protocol):
-    """The server's end of one connection."""
+class Session(Connection):
+    """One client's SMTP conversation."""
 
     def __init__(self, listener: Listener) -> None:
-        self.server = listener
-        self.peer = ""
-        self.active_at = 0.0
-        self.hanging = False
-        self.transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
+        super().__init__(listener)
         self._searched = 0
-        self._replies: list[bytes] = []
-        self._held = False
-        self._write_blocked = False
-        self._closing = False
         self._in_body = False
         self._swallow = False
         self._body_began = False
@@ -52,94 +42,21 @@ class Session(asyncio.Protocol):
         self._auth = Authentication(listener.options.users)
         self._sender: str | None = None
         self._rcpts: list[str] = []
-        self._fault_version = -1
-        self._bytes_per_s: int | None = None
-        self._waiting = bytearray()
-        self._timer: asyncio.TimerHandle | None = None
-
-    # -- what asyncio calls
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client came; greet it unless a rule says otherwise."""
-        self.transport = cast(asyncio.Transport, transport)
-        address = transport.get_extra_info("peername") or ("?", 0)
-        self.peer = f"{address[0]}:{address[1]}"
-        self.active_at = self.server.loop.time()
-        if not self.server.admit(self):
-            self._reply(b"421 4.7.0 Too many connections")
-            self._end()
-            return
-        self._faulty("connect", self._greet)
-        self._flush()
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes came; work off what is complete."""
-        self.active_at = self.server.loop.time()
-        if self._closing or self.hanging:
-            return
-        if self._fault_version != self.server.faults.version:
-            self._fault_version = self.server.faults.version
-            self._bytes_per_s = self.server.bytes_per_s()
-        if self._bytes_per_s is not None or self._waiting:
-            self._waiting += data
-            self._pause()
-            if self._timer is None:
-                self._timer = self.server.loop.call_later(_DRIP_S, self._drip)
-            return
-        self._buffer += data
-        self._work()
-
-    def eof_received(self) -> bool:
-        """The client will say no more; the rest of its commands is still answered, then the connection closes."""
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Gone, from either side."""
-        self._closing = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self.server.leave(self)
-
-    def pause_writing(self) -> None:
-        """The client does not read its replies: stop taking commands."""
-        self._write_blocked = True
-
-    def resume_writing(self) -> None:
-        """It reads again."""
-        self._write_blocked = False
-        self._work()
-
-    # -- what the server calls
-
-    def abort(self) -> None:
-        """Reset the connection."""
-        self._closing = True
-        if self.transport is not None:
-            self.transport.abort()
-
-    def close(self, reply: bytes) -> None:
-        """Say a last word and close."""
-        if not self._closing:
-            self._reply(reply)
-            self._end()
-            self._flush()
 
     # -- reading
 
-    def _work(self) -> None:
-        while not (self._held or self._closing or self._write_blocked or self.hanging):
-            if not (self._take_body() if self._in_body else self._take_line()):
-                break
-        self._flush()
-        if len(self._buffer) > BUFFER_MAX_BYTES and (self._held or self._write_blocked):
-            self._pause()
+    def _opened(self) -> None:
+        self._faulty("connect", lambda: self._reply(b"220 practice.invalid ESMTP " + self.server.name.encode()))
+
+    def _take(self) -> bool:
+        return self._take_body() if self._in_body else self._take_line()
 
     def _take_line(self) -> bool:
         end = self._buffer.find(b"\r\n")
         if end < 0 or end > LINE_MAX_BYTES:
             if len(self._buffer) > LINE_MAX_BYTES:
                 self._reply(b"500 5.5.2 Line too long")
-                self._end()
+                self._closing = True
             return False
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
@@ -182,24 +99,7 @@ class Session(asyncio.Protocol):
         self._message(body)
         return True
 
-    def _drip(self) -> None:
-        self._timer = None
-        if self._closing:
-            return
-        rate = self.server.bytes_per_s()
-        share = len(self._waiting) if rate is None else max(1, int(rate * _DRIP_S))
-        self._buffer += self._waiting[:share]
-        del self._waiting[:share]
-        self._work()
-        if self._waiting:
-            self._timer = self.server.loop.call_later(_DRIP_S, self._drip)
-        else:
-            self._resume()
-
     # -- commands
-
-    def _greet(self) -> None:
-        self._reply(b"220 practice.invalid ESMTP " + self.server.name.encode())
 
     def _ehlo(self, line: bytes) -> None:
         def answer() -> None:
@@ -310,7 +210,7 @@ class Session(asyncio.Protocol):
 
     def _quit(self, line: bytes) -> None:
         self._reply(b"221 2.0.0 Bye")
-        self._end()
+        self._closing = True
 
     # -- the message
 
@@ -400,7 +300,7 @@ class Session(asyncio.Protocol):
             else:
                 self._reply(reply)
             if rule.code == 421 or rule.phase == "connect":
-                self._end()
+                self._closing = True
         elif rule.action == "drop":
             if record is not None:
                 self._refuse_message(b"", "dropped", record)
@@ -414,46 +314,6 @@ class Session(asyncio.Protocol):
                 self.hanging = True
             else:
                 self._wait(rule.delay_s, lambda: self._reply(b"250 2.0.0 Ok: late"))
-
-    def _wait(self, delay_s: float, then: Callable[[], object]) -> None:
-        self._held = True
-
-        def go_on() -> None:
-            self._held = False
-            if not self._closing:
-                then()
-                self._resume()
-                self._work()
-
-        self.server.loop.call_later(delay_s, go_on)
-
-    # -- writing
-
-    def _reply(self, line: bytes) -> None:
-        self._replies.append(line)
-
-    def _flush(self) -> None:
-        if self._replies and self.transport is not None and not self.transport.is_closing():
-            self._replies.append(b"")
-            self.transport.write(b"\r\n".join(self._replies))
-            self._replies = []
-        if self._closing and self.transport is not None:
-            self.transport.close()
-
-    def _end(self) -> None:
-        self._closing = True
-
-    def _cut(self) -> None:
-        self._flush()
-        self.abort()
-
-    def _pause(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def _resume(self) -> None:
-        if self.transport is not None and not self.transport.is_closing() and not self._waiting:
-            self.transport.resume_reading()
 
 
 def _address(raw: bytes, utf8: bool) -> str | None:
