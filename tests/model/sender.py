@@ -1,4 +1,4 @@
-"""The sender's bookkeeping protocol (DESIGN section 4): one partition, a few deliveries and processes, all interleavings.
+"""The sender's bookkeeping protocol (DESIGN section 4): one partition, a few deliveries, all interleavings.
 
 The world: one dispatch partition, one partition of mail.state, a delay stage, a group coordinator, a transaction
 coordinator whose markers reach mail.state and the committed offsets separately, and an SMTP server that counts.

@@ -15,7 +15,9 @@ from .sender_state import (
     IDLE,
     NAMES,
     NO_TICK,
+    OFFSETS_SENT,
     OPEN,
+    OUTCOME_UNKNOWN,
     REVOKED,
     RUNNING,
     TIMED_OUT,
@@ -25,6 +27,7 @@ from .sender_state import (
     aborted,
     cut_off,
     put,
+    stamped,
     undecided,
     with_sender,
     with_transaction,
@@ -83,9 +86,7 @@ def _cleaner(rules: Rules, world: World) -> Iterator[Step]:
 def _coordinator(rules: Rules, world: World, who: int, transaction: Transaction) -> Iterator[Step]:
     name, sender = NAMES[who], world.senders[who]
     if transaction.state_marker:
-        log = tuple(
-            e._replace(fate=COMMITTED) if e and e.writer == who and e.fate == OPEN else e for e in world.log
-        )
+        log = stamped(world, who, COMMITTED)
         left = transaction._replace(state_marker=False) if transaction.offsets_marker else None
         yield Step(f"broker: {name}'s commit reaches mail.state", with_transaction(world, who, left)._replace(log=log))
     if transaction.offsets_marker and transaction.offsets:
@@ -105,32 +106,33 @@ def _coordinator(rules: Rules, world: World, who: int, transaction: Transaction)
 
 
 def _stray_end(rules: Rules, world: World, who: int, transaction: Transaction) -> Step:
-    """librdkafka#5423: a delayed EndTxn of the same epoch commits what has arrived of the next transaction.
+    """librdkafka#5423: a delayed EndTxn of the same epoch decides what has arrived of the next transaction.
 
-    What the client sends afterwards opens another transaction (brokers without KIP-890 part 2 for this client).
+    What the client sends afterwards opens another transaction (the client has no KIP-890 part 2).
     """
-    world = with_sender(world, who, world.senders[who]._replace(stray=False))
-    label = f"network: a delayed EndTxn of {NAMES[who]} commits what its next transaction has so far"
-    arrived = not transaction.queued
-    broken = None
-    ghost = world.ghost
-    if arrived:
-        ghost, broken = record(rules, world, who, transaction.intents, transaction.outcomes)
-    if transaction.offsets and not broken:
-        broken = passes_unsettled(rules, world, ghost, transaction.offsets.low_water)
-    log = tuple(e._replace(fate=COMMITTED) if e and e.writer == who and e.fate == OPEN else e for e in world.log)
-    hops = () if transaction.hops_queued else transaction.hops
+    fate = world.senders[who].stray
+    world = with_sender(world, who, world.senders[who]._replace(stray=""))
+    verb = "commits" if fate == COMMITTED else "aborts"
+    label = f"network: a delayed EndTxn of {NAMES[who]} {verb} what its next transaction has so far"
+    arrived, broken = not transaction.queued, None
     rest = transaction._replace(
         intents=() if arrived else transaction.intents,
         outcomes=() if arrived else transaction.outcomes,
         hops=transaction.hops if transaction.hops_queued else (),
+        offsets=None if fate == ABORTED else transaction.offsets,
     )
-    after = with_transaction(world, who, rest)._replace(
-        log=log,
-        ghost=ghost,
-        delayed=tuple(sorted(world.delayed + hops)),
-        committed=transaction.offsets or world.committed,
-    )
+    if fate == COMMITTED:
+        ghost = world.ghost
+        if arrived:
+            ghost, broken = record(rules, world, who, transaction.intents, transaction.outcomes)
+        if transaction.offsets and not broken:
+            broken = passes_unsettled(rules, world, ghost, transaction.offsets.low_water)
+        hops = () if transaction.hops_queued else transaction.hops
+        delayed = tuple(sorted(world.delayed + hops))
+        world = world._replace(ghost=ghost, delayed=delayed, committed=transaction.offsets or world.committed)
+    elif arrived and not transaction.hops_queued and world.senders[who].tick == OFFSETS_SENT:
+        rest = Transaction(TIMED_OUT, (), (), False, (), ())  # nothing is left to send: the client's EndTxn is refused
+    after = with_transaction(world, who, rest)._replace(log=stamped(world, who, fate))
     return Step(label, after, broken)
 
 
@@ -160,13 +162,13 @@ def process_steps(rules: Rules, world: World, who: int) -> Iterator[Step]:
         gone = with_sender(gone, who, NOBODY)._replace(budget=budget, members=put(world.members, who, False))
         if transaction and transaction.phase == TIMED_OUT:
             gone = with_transaction(gone, who, None)
-        for label, after in _hand_over(rules, gone, who):
+        for label, after in hand_over(rules, gone, who):
             yield Step(f"{name} crashes{label}", after, fault=True)
     if world.members[who] and world.owner == who:
         if (budget := spend(world.budget, KICK)) is not None:
             gone = with_sender(world, who, sender._replace(stale=True))  # the group goes on to a new generation
             gone = gone._replace(budget=budget, members=put(world.members, who, False))
-            for label, after in _hand_over(rules, gone, who):
+            for label, after in hand_over(rules, gone, who):
                 yield Step(f"group: {name} misses its session and runs on, a zombie{label}", after, fault=True)
         if (sender.tick == NO_TICK or not rules.revoke_waits) and (budget := spend(world.budget, MOVE)) is not None:
             for heir in heirs(world, who):
@@ -175,7 +177,7 @@ def process_steps(rules: Rules, world: World, who: int) -> Iterator[Step]:
         yield _notice(rules, world, who)
 
 
-def _hand_over(rules: Rules, world: World, who: int) -> Iterator[tuple[str, World]]:
+def hand_over(rules: Rules, world: World, who: int) -> Iterator[tuple[str, World]]:
     if world.owner != who:
         yield "", world
         return
@@ -239,9 +241,11 @@ def _notice(rules: Rules, world: World, who: int) -> Step:
     after = cut_off(world, who, rules.wire_outlives)
     if transaction and transaction.phase in (OPEN, TIMED_OUT):
         after = aborted(after, who)
-    if rules.static_twins and who == 0 and world.senders[1].alive:
+    if rules.static_twins and who == 0 and not world.budget[TWIN]:
         return Step(f"{name} is told FENCED_INSTANCE_ID and exits", with_sender(after, who, NOBODY))
     kept = _empty(sender)
+    if sender.tick == OUTCOME_UNKNOWN and rules.rebuild_when_lost:
+        kept = kept._replace(stray="")
     if not rules.empty_book and sender.book and sender.tick == NO_TICK:
         kept = sender._replace(mode=IDLE)
     after = with_sender(after, who, kept)._replace(members=put(after.members, who, True))

@@ -36,7 +36,7 @@ def commit(rules: Rules, world: World, who: int) -> tuple[World, str | None]:
     assert transaction is not None
     ghost, broken = record(rules, world, who, transaction.intents, transaction.outcomes)
     offsets = transaction.offsets
-    broken = broken or _twice(rules, world, transaction.hops)
+    broken = broken or scheduled_twice(rules, world, transaction.hops)
     if offsets is not None and not broken:
         broken = passes_unsettled(rules, world, ghost, offsets.low_water)
     decided = Transaction(COMMITTING, (), (), False, (), (), offsets, True, offsets is not None)
@@ -84,10 +84,11 @@ def _wrong_outcome(
     return None
 
 
-def _twice(rules: Rules, world: World, hops: tuple[Record, ...]) -> str | None:
-    if "6" in rules.properties:
+def scheduled_twice(rules: Rules, world: World, hops: tuple[Record, ...]) -> str | None:
+    if "6" in rules.properties and hops:
+        there = {row[:2] for row in (*world.dispatch, *world.delayed)}
         for hop in hops:
-            if hop in world.dispatch or hop in world.delayed:
+            if hop[:2] in there:
                 return f"6: hop {hop.hop} of d{hop.delivery} is scheduled twice"
     return None
 

@@ -56,6 +56,8 @@ class Rules:
     frozen_while_unknown: bool = True  # no DATA before the outcome is known
     rebuild_after_disconnect: bool = True  # False: the same producer goes on after a disconnect in commit
 
+    rebuild_when_lost: bool = True  # ... also when the partition is lost before the outcome is known
+
     # takeover
     stable_fetch: bool = True  # committed() waits for offsets of open transactions
     restore_to: Literal["high watermark", "last stable offset"] = "high watermark"
@@ -69,7 +71,7 @@ class Rules:
     deadline_checked: bool = True  # the old owner looks once more right before the body
     pause_after_check: bool = False  # a process may be paused between that look and the body (not a rule: a fault)
     lost_reply_is: Literal["uncertain", "failed"] = "uncertain"
-    release_only_unbegun: bool = True  # False: a lapsed delivery is Released even if its body was begun
+    release_only_unbegun: bool = True  # False: Released may be said of a body that was begun
     doubt_carried: bool = True  # a terminal state after a doubt says possibly_delivered
 
     # bytes on the wire: a body cut off by a crash or a cancel may still be accepted afterwards

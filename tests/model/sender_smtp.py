@@ -78,8 +78,9 @@ def _answer(rules: Rules, world: World, who: int, k: int) -> Iterator[Step]:
     offset = world.senders[who].base + k
     after, broken = accept(rules, _becomes(world, who, k, DELIVERED), who, offset)
     yield Step(f"{label}: dot, 250", after, broken)
-    if not rules.release_only_unbegun and (offset, who) in world.ghost.lapsed:
-        yield Step(f"{label}: the intent has lapsed, released", _becomes(world, who, k, RELEASED))
+    if not rules.release_only_unbegun and (budget := spend(world.budget, LAPSE)) is not None:
+        after, broken = accept(rules, _becomes(world, who, k, RELEASED)._replace(budget=budget), who, offset)
+        yield Step(f"{label}: lapses after the body was begun, released, but accepted", after, broken, fault=True)
     if (budget := spend(world.budget, REFUSE)) is not None:
         after = _becomes(world, who, k, FAILED)._replace(budget=budget)
         yield Step(f"{label}: 451, or cut before the dot", after, fault=True)

@@ -84,7 +84,7 @@ class Sender(NamedTuple):
     known_end: int = 0  # just after the last acknowledged own record: later own records stand at or above
     tick: str = NO_TICK
     stale: bool = False  # the generation moved on since the snapshot
-    stray: bool = False  # an EndTxn of this producer epoch is still in the network
+    stray: str = ""  # a delayed EndTxn of this producer epoch is still in the network: COMMITTED or ABORTED
     fenced: bool = False  # a newer producer of the same transactional id exists
     lock: bool = False  # holds the lock of its instance's flight recorder
 
@@ -133,11 +133,12 @@ def with_transaction(world: World, who: int, transaction: Transaction | None) ->
 
 def aborted(world: World, who: int) -> World:
     """The world after the broker aborted the open transaction of `who` (if any)."""
-    log = tuple(
-        entry._replace(fate=ABORTED) if entry and entry.writer == who and entry.fate == OPEN else entry
-        for entry in world.log
-    )
-    return world._replace(log=log, transactions=put(world.transactions, who, None))
+    return world._replace(log=stamped(world, who, ABORTED), transactions=put(world.transactions, who, None))
+
+
+def stamped(world: World, who: int, fate: str) -> tuple[Entry | None, ...]:
+    """mail.state with the open records of `who` decided."""
+    return tuple(e._replace(fate=fate) if e and e.writer == who and e.fate == OPEN else e for e in world.log)
 
 
 def undecided(log: tuple[Entry | None, ...]) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from .explorer import Step, spend
-from .sender_broker import NOBODY
-from .sender_oracle import commit, next_hop
+from .sender_broker import NOBODY, hand_over
+from .sender_oracle import commit, next_hop, scheduled_twice
 from .sender_rules import DISCONNECT, HOLD, UNKNOWN, Rules
 from .sender_state import (
     ABORTED,
@@ -33,7 +33,6 @@ from .sender_state import (
     OUTCOME_UNKNOWN,
     READY,
     RELEASED,
-    RESULT_OF,
     REVOKED,
     RUNNING,
     SETTLED,
@@ -60,8 +59,9 @@ def tick_steps(rules: Rules, world: World, who: int) -> Iterator[Step]:
     sender, transaction = world.senders[who], world.transactions[who]
     if sender.fenced:
         if sender.tick in (BEGUN, OFFSETS_SENT, OUTCOME_UNKNOWN) or set(sender.book) & {FRESH, *_FINISHED}:
-            label = f"{NAMES[who]} tick: PRODUCER_FENCED, exits"
-            yield Step(label, with_sender(world, who, NOBODY)._replace(members=put(world.members, who, False)))
+            gone = with_sender(world, who, NOBODY)._replace(members=put(world.members, who, False))
+            for label, after in hand_over(rules, gone, who):
+                yield Step(f"{NAMES[who]} tick: PRODUCER_FENCED, exits{label}", after)
         return
     if sender.tick == NO_TICK:
         if transaction is None and sender.mode == RUNNING:
@@ -72,7 +72,7 @@ def tick_steps(rules: Rules, world: World, who: int) -> Iterator[Step]:
     if sender.tick in (BEGUN, OFFSETS_SENT) and transaction and transaction.phase == OPEN:
         yield from _arrive(world, who, transaction)
     if sender.tick == BEGUN:
-        yield _send_offsets(rules, world, who)
+        yield from _send_offsets(rules, world, who)
     elif sender.tick == OFFSETS_SENT:
         yield from _commit(rules, world, who)
     elif sender.tick == OUTCOME_UNKNOWN and (transaction is None or transaction.phase in (OPEN, TIMED_OUT)):
@@ -127,8 +127,7 @@ def _build(
     world = world._replace(budget=world.budget if hold is None else spend(world.budget, HOLD) or world.budget)
     broken = None
     if not rules.next_hop_in_transaction:
-        if any(hop in world.dispatch or hop in world.delayed for hop in hops):
-            broken = f"6: a hop is scheduled twice: {hops}"
+        broken = scheduled_twice(rules, world, tuple(hops))
         world, hops = world._replace(delayed=tuple(sorted((*world.delayed, *hops)))), []
     idle = not entries and not outcomes
     transaction = Transaction(OPEN, tuple(entries), tuple(hops), bool(hops), tuple(intents), tuple(outcomes))
@@ -139,7 +138,7 @@ def _build(
 
 def _arrive(world: World, who: int, transaction: Transaction) -> Iterator[Step]:
     """Produced records may reach the broker before or after the offsets do."""
-    split = world.senders[who].stray  # only a stray EndTxn can come between the two topics
+    split = bool(world.senders[who].stray)  # only a stray EndTxn can come between the two topics
     if transaction.queued:
         left = transaction._replace(queued=(), hops_queued=transaction.hops_queued and split)
         after = with_transaction(world, who, left)._replace(log=world.log + transaction.queued)
@@ -149,29 +148,38 @@ def _arrive(world: World, who: int, transaction: Transaction) -> Iterator[Step]:
         yield Step(f"{NAMES[who]} tick: its next hops reach mail.delay", with_transaction(world, who, left))
 
 
-def _send_offsets(rules: Rules, world: World, who: int) -> Step:
+def _send_offsets(rules: Rules, world: World, who: int) -> Iterator[Step]:
     """Step 3 of a tick: O with S in its metadata, checked by the group against the snapshot."""
     sender, transaction, name = world.senders[who], world.transactions[who], NAMES[who]
+    sent = sender._replace(tick=OFFSETS_SENT)
     if transaction is None or transaction.phase == TIMED_OUT:
         gone = with_sender(with_transaction(world, who, None), who, sender._replace(tick=OUTCOME_UNKNOWN))
-        return Step(f"{name} tick: the transaction is gone", gone)
-    sent = sender._replace(tick=OFFSETS_SENT)
-    if not rules.offsets_every_tick and not transaction.outcomes:
-        return Step(f"{name} tick: only intents, no offsets", with_sender(world, who, sent))
-    if _let_in(rules, world, who, sender):
+        yield Step(f"{name} tick: the transaction is gone", gone)
+    elif not rules.offsets_every_tick and not transaction.outcomes:
+        yield Step(f"{name} tick: only intents, no offsets", with_sender(world, who, sent))
+    elif _let_in(rules, world, who, sender):
         offsets: Offsets | None = _offsets(rules, world, who)
         if not rules.offsets_listed and offsets and offsets.low_water <= world.committed.low_water:
             offsets = None
         after = with_transaction(world, who, transaction._replace(offsets=offsets))
-        return Step(f"{name} tick: offsets {offsets and tuple(offsets)}", with_sender(after, who, sent))
-    after = aborted(world, who)
-    if sender.mode == REVOKED:
-        gone = Sender(alive=True, mode=IDLE, stray=sender.stray, lock=sender.lock)
-    elif world.members[who]:
-        gone = Sender(alive=True, mode=ASSIGNED if world.owner == who else IDLE, stray=sender.stray, lock=sender.lock)
+        yield Step(f"{name} tick: offsets {offsets and tuple(offsets)}", with_sender(after, who, sent))
+    else:
+        yield from _refused(rules, world, who)
+
+
+def _refused(rules: Rules, world: World, who: int) -> Iterator[Step]:
+    sender, name = world.senders[who], NAMES[who]
+    if sender.mode == REVOKED or world.members[who]:
+        mine = sender.mode != REVOKED and world.owner == who
+        gone = Sender(alive=True, mode=ASSIGNED if mine else IDLE, stray=sender.stray, lock=sender.lock)
     else:  # dropped, and does not know all of it yet: its conversations go on
         gone = _back(sender, FENCED)
-    return Step(f"{name} tick: offsets refused (fenced), aborted", with_sender(after, who, gone))
+    after = with_sender(aborted(world, who), who, gone)
+    yield Step(f"{name} tick: offsets refused (fenced), aborted", after)
+    if not rules.rebuild_after_disconnect and (budget := spend(world.budget, DISCONNECT)) is not None:
+        after = with_sender(after, who, gone._replace(stray=ABORTED))._replace(budget=budget)
+        label = f"{name} tick: offsets refused (fenced), disconnected in abort, the first EndTxn still in the network"
+        yield Step(label, after, fault=True)
 
 
 def _let_in(rules: Rules, world: World, who: int, sender: Sender) -> bool:
@@ -227,7 +235,7 @@ def _commit(rules: Rules, world: World, who: int) -> Iterator[Step]:
         yield Step(f"{name} tick: commit outcome unknown (it was not applied)", lost, fault=True)
     if (budget := spend(world.budget, DISCONNECT)) is not None:
         went_on = unknown if rules.rebuild_after_disconnect else done
-        stray = with_sender(after, who, went_on._replace(stray=True))._replace(budget=budget)
+        stray = with_sender(after, who, went_on._replace(stray=COMMITTED))._replace(budget=budget)
         label = f"{name} tick: disconnected in commit; said again and COMMITTED, the first EndTxn still in the network"
         yield Step(label, stray, broken, fault=True)
 
@@ -265,7 +273,7 @@ def _find_out(rules: Rules, world: World, who: int) -> Iterator[Step]:
     else:
         known = _reconcile(after, who)
     label = f"{name} rebuilds its producer: {rules.after_unknown}: {', '.join(known.book)}"
-    yield Step(label, with_sender(after, who, known._replace(stray=False)))
+    yield Step(label, with_sender(after, who, known._replace(stray="")))
 
 
 def _reconcile(world: World, who: int) -> Sender:

@@ -1,0 +1,11 @@
+"""Every case of every model."""
+
+from __future__ import annotations
+
+from . import cases_sender
+from .cases import Case
+
+CASES: tuple[Case, ...] = (
+    *cases_sender.AS_DESIGNED,
+    *cases_sender.SWITCHED_OFF,
+)
