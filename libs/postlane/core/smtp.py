@@ -36,6 +36,14 @@ class IllegalMove(Exception):
     """The caller did what the state does not allow; the machine is unchanged."""
 
 
+# Plain names: reading a member from its enum class costs 0.1 µs in Python 3.11, forty times a mail.
+_IDLE, _ENVELOPE, _REFUSED, _BODY, _DOT, _LONE_DOT, _QUIT, _CLOSED = State
+_FOR_NOTHING, _FOR_BODY, _FOR_RSET, _FOR_MAIL, _FOR_RCPT, _FOR_DATA, _FOR_DOT, _FOR_QUIT = Waiting
+_OK, _GO, _NO = Kind
+_TO_ON, _TO_WANT_BODY, _TO_REFUSE, _TO_SKIP, _TO_EMPTY_DATA, _TO_ACCEPT, _TO_REFUSE_DOT, _TO_BYE = Move
+_OFFER, _SEND_BODY, _WITHDRAW = CALLS["offer"], CALLS["send_body"], CALLS["withdraw"]
+
+
 class SmtpDelivery:
     """The conversation of one connection.
 
@@ -60,7 +68,7 @@ class SmtpDelivery:
 
     def __init__(self, extensions: Extensions) -> None:
         self.extensions = extensions
-        self.state = State.IDLE
+        self.state = _IDLE
         self.replies_seen = 0
         self._awaited: deque[Waiting] = deque()  # the commands whose replies are outstanding, in order
         self._dotted: OfferedMail | None = None  # body and dot handed over, reply awaited
@@ -77,35 +85,30 @@ class SmtpDelivery:
     @property
     def can_offer(self) -> bool:
         """Whether another mail is taken: one under way and one ahead is all there ever is."""
-        return self._next is None and (self._dotted is None or self._current is None) and self.state in CALLS["offer"]
+        return self._next is None and (self._dotted is None or self._current is None) and self.state in _OFFER
 
     @property
     def closed(self) -> bool:
         """Whether `Closed` was given; nothing is written or read any more."""
-        return self.state is State.CLOSED
+        return self.state is _CLOSED
 
     @property
     def body_wanted(self) -> Any | None:
         """The mail whose body the server waits for, or None."""
         current = self._current
-        return current.ref if self.state is State.BODY and current is not None else None
+        return current.ref if self.state is _BODY and current is not None else None
 
     @property
     def waiting_for(self) -> Waiting:
         """The reply that is due next, or whose turn it is."""
         if self._awaited:
             return self._awaited[0]
-        return Waiting.BODY if self.state is State.BODY else Waiting.NOTHING
+        return _FOR_BODY if self.state is _BODY else _FOR_NOTHING
 
     def may_send_body(self, ref: object) -> bool:
         """Whether `send_body` is legal for this mail now; not while bytes lie here that nobody asked for."""
         current = self._current
-        return (
-            self.state in CALLS["send_body"]
-            and current is not None
-            and current.ref is ref
-            and not self._reader.unread()
-        )
+        return self.state in _SEND_BODY and current is not None and current.ref is ref and not self._reader.unread()
 
     # What the caller does
 
@@ -122,7 +125,7 @@ class SmtpDelivery:
         if obstacle is not None:
             return Unsendable(ref, obstacle)
         mail = OfferedMail(ref, envelope, self.extensions)
-        if self.state is State.IDLE or (self.state is State.DOT and self.extensions.pipelining):
+        if self.state is _IDLE or (self.state is _DOT and self.extensions.pipelining):
             self._begin(mail)
         else:
             self._next = mail
@@ -142,9 +145,9 @@ class SmtpDelivery:
             raise ValueError("8-bit body without BODY=8BITMIME")
         self._out.append(stuffed)
         self._out.append(b".\r\n")
-        self._awaited.append(Waiting.DOT)
+        self._awaited.append(_FOR_DOT)
         self._dotted, self._current = mail, None
-        self.state = State.DOT
+        self.state = _DOT
         if self._next is not None and self.extensions.pipelining:
             following, self._next = self._next, None
             self._begin(following)
@@ -157,13 +160,13 @@ class SmtpDelivery:
         """
         self._events = []
         ahead, current = self._next, self._current
-        if self.state in CALLS["withdraw"]:
+        if self.state in _WITHDRAW:
             if ahead is not None and ahead.ref is ref:
                 self._next = None
                 self._events.append(NotBegun(ref, Phase.MAIL, reason))
                 return self._events
             if current is not None and current.live and current.ref is ref:
-                if self.state is State.BODY:
+                if self.state is _BODY:
                     self._close(Cause.WITHDRAWN, reason)
                 else:
                     self._drop(NotBegun(ref, self._phase(), reason))
@@ -175,14 +178,14 @@ class SmtpDelivery:
         if self.state not in CALLS["quit"]:
             raise IllegalMove(f"quit in {self.state.name}")
         self._out.append(b"QUIT\r\n")
-        self._awaited.append(Waiting.QUIT)
-        self.state = State.QUIT
+        self._awaited.append(_FOR_QUIT)
+        self.state = _QUIT
 
     def lost(self, reason: str) -> list[Event]:
         """The connection broke, timed out or is being given up: every mail gets its result. Legal in any state."""
         self._events = []
         if not self.closed:
-            self._close(Cause.QUIT if self.state is State.QUIT else Cause.LOST, reason)
+            self._close(Cause.QUIT if self.state is _QUIT else Cause.LOST, reason)
         return self._events
 
     def data_to_send(self) -> bytes:
@@ -207,41 +210,41 @@ class SmtpDelivery:
                 if not awaited and not b"421".startswith(reader.unread()[:3]):
                     self._close(Cause.PROTOCOL_ERROR, "reply that nothing asked for")
                     break
-                reply = reader.next()
-                if reply is None:
+                code = reader.next()
+                if not code:
                     break
-                self._take(*reply)
+                self._take(code)
         except MalformedReply as error:
             self._close(Cause.PROTOCOL_ERROR, str(error))
         return events
 
     # What a reply does
 
-    def _take(self, code: int, lines: list[bytes]) -> None:
+    def _take(self, code: int) -> None:
         if code == 421:
-            self._server_closes(reply_from_lines(code, lines))
+            self._server_closes(reply_from_lines(code, self._reader.texts))
             return
         step = self._awaited[0]
-        kind = Kind.OK if code < 300 else Kind.NO if code >= 400 else Kind.GO
+        kind = _OK if code < 300 else _NO if code >= 400 else _GO
         move = REPLIES.get((self.state, step, kind))
-        if move is None or (kind is Kind.GO and code != 354):
+        if move is None or (kind is _GO and code != 354):
             self._close(Cause.PROTOCOL_ERROR, f"reply {code} to {step.name}")
             return
         self._awaited.popleft()
         self.replies_seen += 1
-        if move is Move.ON:
+        if move is _TO_ON:
             self._on(step)
-        elif move is Move.WANT_BODY:
+        elif move is _TO_WANT_BODY:
             assert self._current is not None
-            self.state = State.BODY
+            self.state = _BODY
             self._events.append(EnvelopeAccepted(self._current.ref))
-        elif move is Move.ACCEPT or move is Move.REFUSE_DOT:
-            self._dot_answered(move, reply_from_lines(code, lines))
-        elif move is Move.REFUSE:
-            self._refuse(step, reply_from_lines(code, lines))
-        elif move is Move.SKIP:
+        elif move is _TO_ACCEPT or move is _TO_REFUSE_DOT:
+            self._dot_answered(move, reply_from_lines(code, self._reader.texts))
+        elif move is _TO_REFUSE:
+            self._refuse(step, reply_from_lines(code, self._reader.texts))
+        elif move is _TO_SKIP:
             self._skip(step, kind)
-        elif move is Move.EMPTY_DATA:
+        elif move is _TO_EMPTY_DATA:
             self._end_empty_data()
         else:
             self._close(Cause.QUIT, "quit")
@@ -253,18 +256,18 @@ class SmtpDelivery:
         if self._awaited:
             return
         # Command by command: the next one.
-        if step is Waiting.RSET:
-            self._say(Waiting.MAIL, mail.mail_line)
-        elif step is Waiting.MAIL:
-            self._say(Waiting.RCPT, mail.rcpt_line)
+        if step is _FOR_RSET:
+            self._say(_FOR_MAIL, mail.mail_line)
+        elif step is _FOR_MAIL:
+            self._say(_FOR_RCPT, mail.rcpt_line)
         else:
-            self._say(Waiting.DATA, b"DATA\r\n")
+            self._say(_FOR_DATA, b"DATA\r\n")
 
     def _note(self, step: Waiting) -> None:
-        if step is Waiting.MAIL:
+        if step is _FOR_MAIL:
             self._open = True
             self._behind_refused_dot = False
-        elif step is Waiting.RCPT:
+        elif step is _FOR_RCPT:
             self._open = True
             if self._current is not None:
                 self._current.rcpt_ok = True
@@ -274,14 +277,14 @@ class SmtpDelivery:
     def _refuse(self, step: Waiting, reply: Reply) -> None:
         assert self._current is not None
         behind_refused_dot, self._behind_refused_dot = self._behind_refused_dot, False
-        if behind_refused_dot and step is Waiting.MAIL and reply.code == 503:
+        if behind_refused_dot and step is _FOR_MAIL and reply.code == 503:
             # It kept the refused mail's transaction open. That is neither this mail's fault nor the account's.
             self._close(Cause.PROTOCOL_ERROR, "transaction still open after a refused dot")
             return
         self._drop(Refused(self._current.ref, reply, PHASES[step]))
 
     def _skip(self, step: Waiting, kind: Kind) -> None:
-        if kind is Kind.OK or step is Waiting.DOT:
+        if kind is _OK or step is _FOR_DOT:
             self._note(step)
         if not self._awaited:
             self._turn()
@@ -291,8 +294,8 @@ class SmtpDelivery:
         assert self._current is not None
         self._current.live = False
         self._events.append(result)
-        if self.state is not State.DOT:
-            self.state = State.REFUSED
+        if self.state is not _DOT:
+            self.state = _REFUSED
             if not self._awaited:
                 self._turn()
 
@@ -301,13 +304,13 @@ class SmtpDelivery:
         if self._current.rcpt_ok:
             self._close(Cause.WITHDRAWN, "354 for a mail that may no longer be sent")
         else:
-            self._say(Waiting.DOT, b".\r\n")
-            self.state = State.LONE_DOT
+            self._say(_FOR_DOT, b".\r\n")
+            self.state = _LONE_DOT
 
     def _dot_answered(self, move: Move, reply: Reply) -> None:
         mail, self._dotted = self._dotted, None
         assert mail is not None
-        accepted = move is Move.ACCEPT
+        accepted = move is _TO_ACCEPT
         self._events.append(Accepted(mail.ref, reply) if accepted else Refused(mail.ref, reply, Phase.DOT))
         # RFC 5321 4.1.1.4 ends the transaction at the dot; not every server does when it refuses.
         behind = self._current
@@ -316,44 +319,44 @@ class SmtpDelivery:
         if behind is None:
             self._turn()
         else:
-            self.state = State.ENVELOPE if behind.live else State.REFUSED
+            self.state = _ENVELOPE if behind.live else _REFUSED
 
     def _server_closes(self, reply: Reply) -> None:
-        if self.state is State.ENVELOPE and self._current is not None and self._awaited[0] in PHASES:
+        if self.state is _ENVELOPE and self._current is not None and self._awaited[0] in PHASES:
             self._events.append(Refused(self._current.ref, reply, self._phase()))
             self._current = None
-        elif self.state is State.DOT and self._dotted is not None:
+        elif self.state is _DOT and self._dotted is not None:
             self._events.append(Refused(self._dotted.ref, reply, Phase.DOT))
             self._dotted = None
-        self._close(Cause.QUIT if self.state is State.QUIT else Cause.SERVER_CLOSING, str(reply), reply)
+        self._close(Cause.QUIT if self.state is _QUIT else Cause.SERVER_CLOSING, str(reply), reply)
 
     # Writing
 
     def _turn(self) -> None:
         # Nothing is outstanding and no mail is current: the one ahead begins.
         self._current = None
-        self.state = State.IDLE
+        self.state = _IDLE
         if self._next is not None:
             following, self._next = self._next, None
             self._begin(following)
 
     def _begin(self, mail: OfferedMail) -> None:
         self._current = mail
-        behind_dot = self.state is State.DOT
+        behind_dot = self.state is _DOT
         if not behind_dot:
-            self.state = State.ENVELOPE
+            self.state = _ENVELOPE
         reset = self._open and not behind_dot
         if self.extensions.pipelining:
             if reset:
-                self._say(Waiting.RSET, b"RSET\r\n")
+                self._say(_FOR_RSET, b"RSET\r\n")
             self._out.append(mail.mail_line)
             self._out.append(mail.rcpt_line)
             self._out.append(b"DATA\r\n")
-            self._awaited += (Waiting.MAIL, Waiting.RCPT, Waiting.DATA)
+            self._awaited += (_FOR_MAIL, _FOR_RCPT, _FOR_DATA)
         elif reset:
-            self._say(Waiting.RSET, b"RSET\r\n")
+            self._say(_FOR_RSET, b"RSET\r\n")
         else:
-            self._say(Waiting.MAIL, mail.mail_line)
+            self._say(_FOR_MAIL, mail.mail_line)
 
     def _say(self, step: Waiting, line: bytes) -> None:
         self._out.append(line)
@@ -362,7 +365,7 @@ class SmtpDelivery:
     # The end
 
     def _phase(self) -> Phase:
-        if self.state is State.ENVELOPE or self.state is State.BODY:
+        if self.state is _ENVELOPE or self.state is _BODY:
             return PHASES.get(self.waiting_for, Phase.MAIL)
         return Phase.MAIL
 
@@ -378,4 +381,4 @@ class SmtpDelivery:
         self._awaited.clear()
         self._out.clear()
         self._reader = ReplyReader()
-        self.state = State.CLOSED
+        self.state = _CLOSED

@@ -10,7 +10,10 @@ line_max_bytes = 4096  # RFC 5321 4.5.3.1.5 says 512; some servers put URLs into
 reply_max_bytes = 64 * 1024
 address_max_bytes = 254  # RFC 5321 4.5.3.1.3: a path is 256 with its angle brackets
 
-_CODE = re.compile(rb"[2-5][0-9][0-9]")
+_CODES = {str(code).encode(): code for code in range(200, 600)}
+_BAD_IN_LINE = re.compile(rb"[\r\n\0]")
+_CR_ALONE_OR_DOT = re.compile(rb"\r(?:\n\.|[^\n]|\Z)")
+_CR_ALONE = re.compile(rb"\r(?!\n)")
 # What may not stand in an address of a command: controls, any white space, brackets, lone surrogates.
 _ADDRESS_UNSAFE = re.compile(r"[\x00-\x20\x7f-\x9f<>\s\ufeff\ud800-\udfff]")
 
@@ -48,10 +51,14 @@ def dot_stuff(body: bytes) -> bytes:
     Raises ValueError for a CR or LF that stands alone: some servers take "LF . LF" for the end of the mail and what
     follows for commands (SMTP smuggling, CVE-2023-51764). The composer normalises; this is the second lock.
     """
-    line_ends = body.count(b"\r\n")
-    if body.count(b"\r") != line_ends or body.count(b"\n") != line_ends:
+    # Each CR has its LF, and there are no more LF than CR: then no LF stands alone either. (Two counts and one pattern
+    # with a literal first byte take half the time of looking for the pairs: 5 µs for 4 KB.)
+    if body.count(b"\n") != body.count(b"\r"):
         raise ValueError("body contains a bare CR or LF")
-    if b"\r\n." in body:
+    found = _CR_ALONE_OR_DOT.search(body)
+    if found is not None:
+        if _CR_ALONE.search(body, found.start()) is not None:
+            raise ValueError("body contains a bare CR or LF")
         body = body.replace(b"\r\n.", b"\r\n..")
     if body.startswith(b"."):
         body = b"." + body
@@ -73,23 +80,31 @@ class ReplyReader:
     line or reply raise `MalformedReply`.
     """
 
-    __slots__ = ("_at", "_lines", "_partial", "_partial_bytes", "_partial_code", "_tail")
+    __slots__ = ("_at", "_clean", "_lines", "_partial", "_partial_bytes", "_partial_code", "_tail", "texts")
 
     def __init__(self) -> None:
+        self.texts: list[bytes] = []  # the lines of the last reply without code and separator
         self._lines: list[bytes] = []  # complete lines not yet read, from `_at` on
         self._at = 0
         self._tail = b""  # the beginning of the next line
+        self._clean = True  # the bytes fed last hold no control character but CRLF, and are no longer than a line
         self._partial: list[bytes] = []  # the lines of a reply whose last line is still to come
         self._partial_bytes = 0
         self._partial_code = b""
 
     def feed(self, data: bytes) -> None:
-        """Takes bytes from the server; call `next` until it returns None before feeding again."""
+        """Takes bytes from the server; call `next` until it returns 0 before feeding again."""
         if self._tail:
             data = self._tail + data
-        self._lines = data.split(b"\r\n")
+        lines = data.split(b"\r\n")
+        self._clean = (
+            len(data) <= line_max_bytes
+            and data.count(b"\n") == data.count(b"\r") == len(lines) - 1
+            and b"\0" not in data
+        )
+        self._tail = lines.pop()
+        self._lines = lines
         self._at = 0
-        self._tail = self._lines.pop()
 
     def unread(self) -> bytes:
         """The first bytes that no returned reply has used up."""
@@ -97,32 +112,34 @@ class ReplyReader:
             return self._partial_code
         return self._lines[self._at] + b"\r" if self._at < len(self._lines) else self._tail
 
-    def next(self) -> tuple[int, list[bytes]] | None:
-        """The next whole reply as its code and the texts of its lines, or None when more bytes are needed."""
+    def next(self) -> int:
+        """The code of the next whole reply, whose lines are `texts`, or 0 when more bytes are needed."""
         while self._at < len(self._lines):
             line = self._lines[self._at]
             self._at += 1
-            code = line[:3]
-            if b"\n" in line or b"\r" in line or b"\0" in line or len(line) > line_max_bytes:
+            if not self._clean and (len(line) > line_max_bytes or _BAD_IN_LINE.search(line) is not None):
                 raise MalformedReply(_what_is_wrong(line))
-            if _CODE.fullmatch(code) is None:
+            code = _CODES.get(line[:3])
+            if code is None:
                 raise MalformedReply("reply without a code")
             separator = line[3:4]
             if separator == b" " or not separator:
-                if not self._partial:
-                    return int(code), [line[4:]]
-                self._add_line(code, line)
-                lines, self._partial = self._partial, []
-                self._partial_bytes = 0
-                return int(code), lines
+                if self._partial:
+                    self._add_line(line)
+                    self.texts, self._partial = self._partial, []
+                    self._partial_bytes = 0
+                else:
+                    self.texts = [line[4:]]
+                return code
             if separator != b"-":
                 raise MalformedReply("reply code not followed by a space or hyphen")
-            self._add_line(code, line)
-        if b"\n" in self._tail or len(self._tail) > line_max_bytes + 1:
+            self._add_line(line)
+        if not self._clean and (b"\n" in self._tail or len(self._tail) > line_max_bytes + 1):
             raise MalformedReply(_what_is_wrong(self._tail))
-        return None
+        return 0
 
-    def _add_line(self, code: bytes, line: bytes) -> None:
+    def _add_line(self, line: bytes) -> None:
+        code = line[:3]
         if self._partial and code != self._partial_code:
             raise MalformedReply("lines of one reply differ in their code")
         self._partial_code = code
