@@ -24,6 +24,14 @@ _VOID = frozenset("area base br col embed hr img input link meta source track wb
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 _HIDDEN = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden|mso-hide\s*:\s*all)", re.IGNORECASE)
 _GAPS = re.compile(r"\n{3,}")
+# Private characters stand for the tags of a template while its HTML is read.
+_EXPRESSION, _STATEMENT = 0xF0000, 0xF8000
+_STATEMENT_OFFSET = _STATEMENT - _EXPRESSION
+_TAGS_MAX = _STATEMENT_OFFSET - 2
+_TAGS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_STAND_INS = re.compile("[\U000f0000-\U000ffffd]")
+_STATEMENT_LINES = re.compile("^(?:[ \t]*[\U000f8000-\U000ffffd])+[ \t]*\n", re.MULTILINE)
+_STATEMENTS = re.compile("[\U000f8000-\U000ffffd]")
 _TARGETS = ("http://", "https://", "mailto:", "tel:")
 
 
@@ -33,6 +41,32 @@ def text_from_html(html: str) -> str:
     reader.feed(html)
     reader.close()
     return reader.text()
+
+
+def text_template_from_html(html: str) -> str | None:
+    """A text template for an HTML template: its tags stay where they are, around them the HTML becomes text.
+
+    None when the two cannot be told apart. Statements survive even where markup is left out, so that an {% if %} in
+    a style sheet keeps its {% endif %}.
+    """
+    if _STAND_INS.search(html):
+        return None
+    tags: list[str] = []
+
+    def stand_in(tag: re.Match[str]) -> str:
+        if tag[0].startswith("{#"):
+            return ""
+        tags.append(tag[0])
+        return chr((_STATEMENT if tag[0].startswith("{%") else _EXPRESSION) + len(tags))
+
+    masked = _TAGS.sub(stand_in, html)
+    if len(tags) > _TAGS_MAX:
+        return None
+    text = text_from_html(masked)
+    if "{{" in text or "{%" in text or "{#" in text:
+        return None  # made of entities; it would become code here
+    text = _STATEMENT_LINES.sub(lambda line: re.sub(r"\s", "", line[0]), text)
+    return _STAND_INS.sub(lambda char: tags[(ord(char[0]) - _EXPRESSION) % _STATEMENT_OFFSET - 1], text)
 
 
 class _Reader(HTMLParser):
@@ -103,6 +137,7 @@ class _Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._silent:
+            self._say("".join(_STATEMENTS.findall(data)))
             return
         if self._pre:
             first, *rest = data.split("\n")
@@ -154,7 +189,7 @@ class _Reader(HTMLParser):
 
     def _end_link(self, target: str, start: int) -> None:
         words = "".join(self._line[start:]).strip()
-        if not target.lower().startswith(_TARGETS):
+        if not target.lower().startswith(_TARGETS) and not _STAND_INS.match(target):
             return
         bare = target.removeprefix("mailto:").removeprefix("tel:")
         if not words:
