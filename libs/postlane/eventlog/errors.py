@@ -50,3 +50,7 @@ class TooLarge(LogError):
 
 class Fatal(LogError):
     """Nothing that this process can mend: exit with the reason."""
+
+
+class OptionRefused(LogError):
+    """A client option is unknown or would break the protocol: a configuration error, exit code 2."""

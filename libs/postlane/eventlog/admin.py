@@ -1,0 +1,294 @@
+"""What operators ask of a cluster: topics and their options, groups and their members and offsets, brokers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka import admin as _untyped
+
+from postlane.eventlog.errors import UnknownTopic
+from postlane.eventlog.kafka_config import REQUEST_TIMEOUT_S, ClientConfig
+from postlane.eventlog.kafka_errors import kafka_error, translate, translated
+from postlane.eventlog.ports import Committed, Partition
+from postlane.eventlog.topics import TopicSpec
+from postlane.eventlog.worker import Worker
+
+_api: Any = _untyped  # its names are not exported to type checkers
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic as it is; `config` holds only what was set for the topic itself."""
+
+    name: str
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+    under_replicated: int = 0  # partitions with fewer in-sync replicas than replicas
+    offline: int = 0  # partitions without a leader
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    member_id: str
+    instance_id: str | None
+    client_id: str
+    host: str
+    partitions: frozenset[Partition]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """`state` is Kafka's word (Stable, Empty, PreparingRebalance, Dead, ...)."""
+
+    group: str
+    state: str
+    members: tuple[GroupMember, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    id: int
+    host: str
+    port: int
+    rack: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    cluster_id: str
+    controller: int | None
+    brokers: tuple[Broker, ...] = field(default_factory=tuple)
+
+
+class KafkaAdmin:
+    """Asks and alters; every call is bounded by `timeout_s` and raises Unreachable, Retriable or Fatal."""
+
+    def __init__(self, config: ClientConfig, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self._config = config
+        self._timeout_s = timeout_s
+        self._made: Any = None
+
+    @property
+    def _client(self) -> Any:
+        if self._made is None:
+            try:
+                self._made = _api.AdminClient(self._config.admin())
+            except KafkaException as error:
+                raise translate(error.args[0], "set up the admin client") from error
+        return self._made
+
+    async def _all(self, futures: Mapping[K, Future[V]], doing: str) -> dict[K, V]:
+        answers = await asyncio.gather(*(asyncio.wrap_future(f) for f in futures.values()), return_exceptions=True)
+        result: dict[K, V] = {}
+        for key, answer in zip(futures, answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise translated(answer, f"{doing} {key}") from answer
+            result[key] = answer
+        return result
+
+    # -- positions
+
+    async def offsets(
+        self, partitions: Collection[Partition], spec: Any, *, committed: bool = False
+    ) -> dict[Partition, int]:
+        """list_offsets of each partition; read uncommitted unless told otherwise. Raises UnknownTopic."""
+        if not partitions:
+            return {}
+        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        futures = self._client.list_offsets(
+            {TopicPartition(p.topic, p.number): spec for p in sorted(partitions)},
+            isolation_level=level,
+            request_timeout=self._timeout_s,
+        )
+        found = await self._all(futures, "list offsets of")
+        return {Partition(tp.topic, tp.partition): info.offset for tp, info in found.items()}
+
+    async def high_watermarks(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        return await self.offsets(partitions, _api.OffsetSpec.latest())
+
+    async def last_stable_offsets(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        """Up to where read_committed readers get; below the high watermark while a transaction is open."""
+        return await self.offsets(partitions, _api.OffsetSpec.latest(), committed=True)
+
+    async def low_watermarks(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        return await self.offsets(partitions, _api.OffsetSpec.earliest())
+
+    async def offsets_at(self, partitions: Collection[Partition], unix_ms: int) -> dict[Partition, int]:
+        found = await self.offsets(partitions, _api.OffsetSpec.for_timestamp(unix_ms))
+        beyond = [p for p, offset in found.items() if offset < 0]
+        return {**found, **(await self.high_watermarks(beyond))}
+
+    # -- topics
+
+    async def partition_count(self, topic: str) -> int:
+        futures = self._client.describe_topics(TopicCollection([topic]), request_timeout=self._timeout_s)
+        described = await self._all(futures, "describe topic")
+        return len(described[topic].partitions)
+
+    async def topics(self, names: Iterable[str] | None = None) -> dict[str, TopicState]:
+        """Topics with their own options; all but internal ones without `names`, else those of them that exist."""
+        wanted = sorted(set(names)) if names is not None else await self._names()
+        if not wanted:
+            return {}
+        futures = self._client.describe_topics(TopicCollection(wanted), request_timeout=self._timeout_s)
+        described = {}
+        for name, future in futures.items():
+            try:
+                described[name] = (await self._all({name: future}, "describe topic"))[name]
+            except UnknownTopic:
+                continue
+        configs = await self._topic_configs(list(described))
+        return {name: _topic_state(name, found, configs[name]) for name, found in described.items()}
+
+    async def _names(self) -> list[str]:
+        worker = Worker("postlane-admin")
+        try:
+            found = await worker.call(self._list_topics)
+        finally:
+            worker.stop()
+        return sorted(name for name in found if not name.startswith("__"))
+
+    def _list_topics(self) -> list[str]:
+        try:
+            return list(self._client.list_topics(timeout=self._timeout_s).topics)
+        except KafkaException as error:
+            raise translate(error.args[0], "list topics") from error
+
+    async def _topic_configs(self, names: Collection[str]) -> dict[str, dict[str, str]]:
+        if not names:
+            return {}
+        resources = [_api.ConfigResource(_api.ResourceType.TOPIC, name) for name in names]
+        found = await self._all(
+            self._client.describe_configs(resources, request_timeout=self._timeout_s), "describe options of"
+        )
+        return {
+            resource.name: {
+                entry.name: entry.value
+                for entry in entries.values()
+                if entry.source == _api.ConfigSource.DYNAMIC_TOPIC_CONFIG.value and entry.value is not None
+            }
+            for resource, entries in found.items()
+        }
+
+    async def create_topics(self, specs: Collection[TopicSpec], replication: int) -> None:
+        """Create those that do not exist yet; another process may be doing the same."""
+        if not specs:
+            return
+        new = [_api.NewTopic(s.name, s.partitions, replication, config=dict(s.config)) for s in specs]
+        futures = self._client.create_topics(
+            new, operation_timeout=self._timeout_s, request_timeout=2 * self._timeout_s
+        )
+        for name, future in futures.items():
+            try:
+                await asyncio.wrap_future(future)
+            except KafkaException as error:
+                known = kafka_error(error)
+                if known is None or known.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise translated(error, f"create topic {name}") from error
+
+    async def set_topic_config(self, topic: str, config: Mapping[str, str]) -> None:
+        """Set these options of a topic and leave the others (incremental)."""
+        if not config:
+            return
+        entries = [
+            _api.ConfigEntry(name, value, incremental_operation=_api.AlterConfigOpType.SET)
+            for name, value in config.items()
+        ]
+        resource = _api.ConfigResource(_api.ResourceType.TOPIC, topic, incremental_configs=entries)
+        futures = self._client.incremental_alter_configs([resource], request_timeout=self._timeout_s)
+        await self._all(futures, "alter options of")
+
+    async def delete_records(self, before: Mapping[Partition, int]) -> None:
+        """Give up what lies below these offsets (for tests and drills: retention at once)."""
+        futures = self._client.delete_records(
+            [TopicPartition(p.topic, p.number, offset) for p, offset in before.items()],
+            request_timeout=self._timeout_s,
+        )
+        await self._all(futures, "delete records of")
+
+    # -- groups
+
+    async def groups(self, names: Collection[str]) -> dict[str, GroupState]:
+        if not names:
+            return {}
+        futures = self._client.describe_consumer_groups(sorted(names), request_timeout=self._timeout_s)
+        states = {}
+        for name, future in futures.items():
+            described = (await self._all({name: future}, "describe group"))[name]
+            states[name] = GroupState(
+                name,
+                "".join(part.capitalize() for part in described.state.name.split("_")),
+                tuple(_group_member(member) for member in described.members),
+            )
+        return states
+
+    async def group_offsets(self, group: str, *, stable: bool = False) -> dict[Partition, Committed]:
+        """What a group has committed. Never for the books (a member asks `committed`): for lags and reports."""
+        request = [ConsumerGroupTopicPartitions(group)]
+        futures = self._client.list_consumer_group_offsets(
+            request, require_stable=stable, request_timeout=self._timeout_s
+        )
+        found = (await self._all(futures, "offsets of group"))[group]
+        positions = {}
+        for tp in found.topic_partitions:
+            if tp.error is not None:
+                raise translate(tp.error, f"offsets of group {group}, {tp.topic}[{tp.partition}]")
+            if tp.offset >= 0:
+                positions[Partition(tp.topic, tp.partition)] = Committed(tp.offset, tp.metadata or "")
+        return positions
+
+    # -- brokers
+
+    async def cluster(self) -> ClusterState:
+        future = self._client.describe_cluster(request_timeout=self._timeout_s)
+        found = (await self._all({"cluster": future}, "describe"))["cluster"]
+        brokers = tuple(sorted((Broker(n.id, n.host, n.port, n.rack) for n in found.nodes), key=lambda b: b.id))
+        controller = found.controller.id if found.controller is not None else None
+        return ClusterState(found.cluster_id, controller, brokers)
+
+    async def broker_config(self, broker: int, names: Collection[str]) -> dict[str, str]:
+        """The named options of a broker, as far as it tells."""
+        resource = _api.ConfigResource(_api.ResourceType.BROKER, str(broker))
+        found = await self._all(
+            self._client.describe_configs([resource], request_timeout=self._timeout_s), "describe options of"
+        )
+        entries = next(iter(found.values()))
+        return {name: entries[name].value for name in names if name in entries and entries[name].value is not None}
+
+
+def _topic_state(name: str, found: Any, config: Mapping[str, str]) -> TopicState:
+    replicas = [len(p.replicas) for p in found.partitions]
+    return TopicState(
+        name=name,
+        partitions=len(found.partitions),
+        replication=min(replicas, default=0),
+        config=config,
+        under_replicated=sum(len(p.isr) < len(p.replicas) for p in found.partitions),
+        offline=sum(p.leader is None for p in found.partitions),
+    )
+
+
+def _group_member(member: Any) -> GroupMember:
+    owned = member.assignment.topic_partitions if member.assignment is not None else []
+    return GroupMember(
+        member_id=member.member_id,
+        instance_id=member.group_instance_id,
+        client_id=member.client_id,
+        host=member.host.removeprefix("/"),
+        partitions=frozenset(Partition(tp.topic, tp.partition) for tp in owned),
+    )

@@ -1,0 +1,389 @@
+"""A member of a consumer group on Kafka (classic protocol, range, read_committed).
+
+Every call of the library runs on one poll thread: since confluent-kafka 2.16 a consumer lets one thread in at a time,
+and a call from another one would wait until the callback in progress has returned. Rebalance callbacks run on it too,
+inside `consume`, and hand over to the caller's event loop; the thread waits, so that a partition is let go only when
+the listener has returned, and meanwhile answers what the listener asks (`committed`).
+Flow per partition (started where, paused or not) is decided on the event loop and applied by the poll thread before
+each fetch; what had been fetched before is filtered, or kept for later, when it reaches the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+
+from postlane.eventlog.errors import Fatal, Fenced, LogError, Retriable
+from postlane.eventlog.kafka_config import LIBRARY_LOG, Conf
+from postlane.eventlog.kafka_errors import describe, translate, translated
+from postlane.eventlog.ports import Committed, Listener, Membership, Partition, Received
+from postlane.eventlog.records import read_token, received, wire_partitions
+from postlane.eventlog.worker import Worker
+
+_SLICE_S = 0.02  # how long a waiting fetch may be deaf to start, pause and resume
+_RETRY_SLICE_S = 0.002
+_COMMITTED_TIMEOUT_S = 5.0
+_COMMITTED_TRIES_MAX = 10
+_COMMITTED_WAIT_S = 0.1
+_MOVE_TRIES_MAX = 2_000
+_log = logging.getLogger(__name__)
+_Question = tuple[list[Partition], "concurrent.futures.Future[dict[Partition, Committed | None] | None]"]
+
+
+@dataclass(slots=True)
+class _Flow:
+    """What the caller wants of one partition; offset is None once the library has been told."""
+
+    offset: int | None = None
+    running: bool = False
+    started: bool = False
+    tries: int = 0
+    kept: deque[Received] = field(default_factory=deque)
+
+
+class KafkaMember:
+    """Fills `ports.Member`."""
+
+    def __init__(self, conf: Conf, topics: Sequence[str], listener: Listener) -> None:
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._group = str(conf["group.id"])
+        self._instance_id: str | None = conf.get("group.instance.id")
+        self._callback_timeout_s = int(conf["max.poll.interval.ms"]) / 1000 * 0.9
+        self._worker = Worker(f"postlane-poll-{self._group}")
+        self._asked: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._flows: dict[Partition, _Flow] = {}
+        self._dirty: set[Partition] = set()
+        self._moves = 0  # counts commands, to tell a batch that was fetched before one
+        self._membership: Membership | None = None
+        self._fetch: asyncio.Future[tuple[int, list[Received]]] | None = None
+        self._failure: BaseException | None = None
+        self._closed = False
+        try:
+            self._consumer = Consumer({**conf, "error_cb": self._on_error}, logger=LIBRARY_LOG)
+            self._consumer.subscribe(
+                list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+        except KafkaException as error:
+            raise translate(error.args[0], f"join group {self._group}") from error
+
+    @property
+    def membership(self) -> Membership | None:
+        return self._membership
+
+    # -- records
+
+    async def poll(self, max_records: int, timeout_s: float) -> Sequence[Received]:
+        kept = self._take_kept(max_records)
+        if kept:
+            timeout_s, max_records = 0.0, max(1, max_records - len(kept))
+        if self._fetch is None:
+            self._fetch = self._worker.call(self._consume, max_records, timeout_s)
+        try:
+            # A cancelled caller leaves the fetch to the next one: its records must not be lost.
+            moves, records = await asyncio.shield(self._fetch)
+        except asyncio.CancelledError:
+            self._give_back(kept)
+            raise
+        except Exception as error:
+            self._fetch = None
+            self._give_back(kept)
+            raise translated(error, f"poll group {self._group}") from error
+        self._fetch = None
+        if moves != self._moves or kept:
+            records = self._deliverable(records)
+            kept = [r for r in kept if self._is_running(r)]
+        return kept + records if kept else records
+
+    def _is_running(self, record: Received) -> bool:
+        flow = self._flows.get(Partition(record.topic, record.partition))
+        return flow is not None and flow.running and flow.offset is None
+
+    def _deliverable(self, records: list[Received]) -> list[Received]:
+        through = []
+        for record in records:
+            flow = self._flows.get(Partition(record.topic, record.partition))
+            if flow is None or flow.offset is not None:
+                continue  # no longer ours, or fetched before the start that is still to come
+            if flow.running and not flow.kept:
+                through.append(record)
+            else:
+                flow.kept.append(record)
+        return through
+
+    def _take_kept(self, max_records: int) -> list[Received]:
+        taken: list[Received] = []
+        for flow in self._flows.values():
+            while flow.running and flow.kept and len(taken) < max_records:
+                taken.append(flow.kept.popleft())
+        return taken
+
+    def _give_back(self, records: list[Received]) -> None:
+        for record in reversed(records):
+            flow = self._flows.get(Partition(record.topic, record.partition))
+            if flow is not None and flow.offset is None:
+                flow.kept.appendleft(record)
+
+    def _consume(self, limit: int, timeout_s: float) -> tuple[int, list[Received]]:
+        """On the poll thread. `consume(n)` of the library waits for all n, so: wait for one, take the rest."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._answer_all()
+            slice_s = self._apply_moves()
+            moves = self._moves
+            remaining_s = deadline - time.monotonic()
+            messages = self._consumer.consume(1, max(0.0, min(slice_s, remaining_s)))
+            if messages and limit > 1:
+                messages += self._consumer.consume(limit - 1, 0)
+            records = self._sorted_out(messages) if messages else []
+            if self._failure is not None and not records:
+                failure, self._failure = self._failure, None
+                raise failure
+            if records or remaining_s <= 0:
+                return moves, records
+
+    def _sorted_out(self, messages: list[Any]) -> list[Received]:
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(received(message))
+            else:
+                self._note(error, message)
+        return records
+
+    def _note(self, error: KafkaError, message: Any) -> None:
+        """An error among the messages: raised by the poll that has no records to hand over."""
+        code = error.code()
+        if code in (KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED):
+            return  # after an exceeded poll interval the library says `lost`, and joins again
+        flow = self._flows.get(Partition(message.topic() or "", message.partition() or 0))
+        if message.topic() is not None and (flow is None or not flow.started):
+            return  # about a position that nobody asked for
+        where = f"{message.topic()}[{message.partition()}]" if message.topic() else f"group {self._group}"
+        failure = translate(error, f"read {where}")
+        if self._failure is None or isinstance(failure, (Fenced, Fatal)):
+            self._failure = failure
+
+    # -- flow
+
+    def start(self, partition: Partition, offset: int) -> None:
+        if offset < 0:
+            raise ValueError(f"{partition}: start at {offset}; an explicit offset is needed")
+        with self._lock:
+            flow = self._flows.get(partition)
+            if flow is None:
+                _log.debug("%s is no longer ours: not started", partition)
+                return
+            flow.offset, flow.running, flow.started, flow.tries = offset, True, True, 0
+            flow.kept.clear()
+            self._command(partition)
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        self._set_running(partitions, False)
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        self._set_running(partitions, True)
+
+    def _set_running(self, partitions: Collection[Partition], running: bool) -> None:
+        with self._lock:
+            for partition in partitions:
+                flow = self._flows.get(partition)
+                if flow is not None and flow.started and flow.running != running:
+                    flow.running = running
+                    self._command(partition)
+
+    def _command(self, partition: Partition) -> None:
+        self._dirty.add(partition)
+        self._moves += 1
+
+    def _apply_moves(self) -> float:
+        """On the poll thread: tell the library what is wanted; returns how long the next fetch may wait (seconds)."""
+        if not self._dirty:
+            return _SLICE_S
+        with self._lock:
+            for partition in sorted(self._dirty):
+                flow = self._flows.get(partition)
+                if flow is None or self._apply(partition, flow):
+                    self._dirty.discard(partition)
+            return _RETRY_SLICE_S if self._dirty else _SLICE_S
+
+    def _apply(self, partition: Partition, flow: _Flow) -> bool:
+        if flow.offset is not None:
+            target = TopicPartition(partition.topic, partition.number, flow.offset)
+            # Resume first: a seek of a partition that is still paused can be forgotten or wait a second (librdkafka
+            # 2.16, found by trial); what a fetch in between brings belongs to an older version and is dropped.
+            self._consumer.resume([target])
+            try:
+                self._consumer.seek(target)
+            except KafkaException as error:
+                flow.tries += 1
+                if error.args[0].code() == KafkaError._STATE and flow.tries < _MOVE_TRIES_MAX:
+                    return False  # the fetcher has not begun yet
+                self._failure = translate(error.args[0], f"start {partition} at {flow.offset}")
+                return True
+            flow.offset = None
+        if not flow.running:
+            self._consumer.pause([TopicPartition(partition.topic, partition.number)])
+        else:
+            self._consumer.resume([TopicPartition(partition.topic, partition.number)])
+        return True
+
+    # -- positions
+
+    async def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, Committed | None]:
+        wanted = sorted(partitions)
+        for _ in range(_COMMITTED_TRIES_MAX):
+            answer = await self._ask(wanted)
+            if answer is not None:
+                return answer
+            await asyncio.sleep(_COMMITTED_WAIT_S)
+        raise Retriable(f"group {self._group}: committed offsets stay unstable (a transaction is pending); ask again")
+
+    async def _ask(self, wanted: list[Partition]) -> dict[Partition, Committed | None] | None:
+        """Put to the poll thread, whether it is idle, fetching, or waiting for the listener."""
+        question: _Question = (wanted, concurrent.futures.Future())
+        self._asked.put(question)
+        if not self._closed:
+            self._worker.call(self._answer_all)
+        return await asyncio.wrap_future(question[1])
+
+    def _answer_all(self) -> None:
+        while not self._asked.empty():
+            self._answer(self._asked.get())
+
+    def _answer(self, question: _Question | None) -> None:
+        if question is None or not question[1].set_running_or_notify_cancel():
+            return
+        try:
+            question[1].set_result(self._ask_committed(question[0]))
+        except BaseException as error:  # it belongs to the asker, whatever it is
+            question[1].set_exception(error)
+
+    def _ask_committed(self, wanted: list[Partition]) -> dict[Partition, Committed | None] | None:
+        """None while any of them is unstable. Never takes an error for "none was committed"."""
+        doing = f"committed offsets of group {self._group}"
+        try:
+            found = self._consumer.committed(
+                [TopicPartition(p.topic, p.number) for p in wanted], timeout=_COMMITTED_TIMEOUT_S
+            )
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNSTABLE_OFFSET_COMMIT:
+                return None
+            raise translate(error.args[0], doing) from error
+        positions: dict[Partition, Committed | None] = {}
+        for tp in found:
+            if tp.error is not None:
+                if tp.error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT:
+                    return None
+                raise translate(tp.error, f"{doing}, {tp.topic}[{tp.partition}]")
+            none = tp.offset < 0
+            positions[Partition(tp.topic, tp.partition)] = None if none else Committed(tp.offset, tp.metadata or "")
+        if set(positions) != set(wanted):
+            raise Retriable(f"{doing}: the answer is not whole; ask again")
+        return positions
+
+    # -- ownership: called by the library inside consume() and close(), on the poll thread
+
+    def _on_assign(self, consumer: Any, partitions: list[Any]) -> None:
+        token = consumer.consumer_group_metadata()
+        _, generation, member_id = read_token(token)
+        added = frozenset(Partition(tp.topic, tp.partition) for tp in partitions)
+        # At the end and paused: there is no position that could be gone, and nothing is fetched.
+        consumer.assign(wire_partitions(sorted(added), OFFSET_END))
+        consumer.pause(wire_partitions(sorted(added), OFFSET_END))
+        membership = Membership(self._group, generation, member_id, added, token)
+        self._hand_over(lambda: self._assigned(membership, added))
+
+    def _on_revoke(self, consumer: Any, partitions: list[Any]) -> None:
+        removed = frozenset(Partition(tp.topic, tp.partition) for tp in partitions)
+        self._hand_over(lambda: self._gone(self._listener.revoked(removed), removed, after=True))
+        consumer.unassign()
+
+    def _on_lost(self, consumer: Any, partitions: list[Any]) -> None:
+        removed = frozenset(Partition(tp.topic, tp.partition) for tp in partitions)
+        self._hand_over(lambda: self._gone(self._listener.lost(removed), removed, after=False))
+        consumer.unassign()
+
+    async def _assigned(self, membership: Membership, added: frozenset[Partition]) -> None:
+        with self._lock:
+            for partition in added:
+                self._flows[partition] = _Flow()
+            self._moves += 1
+        self._membership = membership
+        await self._listener.assigned(membership, added)
+
+    async def _gone(self, told: Coroutine[Any, Any, None], removed: frozenset[Partition], *, after: bool) -> None:
+        """Nothing more is delivered; under `revoked` the membership still holds until the listener has returned."""
+        with self._lock:
+            for partition in removed:
+                self._flows.pop(partition, None)
+                self._dirty.discard(partition)
+            self._moves += 1
+        if not after:
+            self._membership = None
+        try:
+            await told
+        finally:
+            self._membership = None
+
+    def _hand_over(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run on the caller's loop and wait. What goes wrong there is raised by `poll`, not swallowed."""
+        try:
+            future = asyncio.run_coroutine_threadsafe(call(), self._loop)
+        except RuntimeError as error:  # the loop is closed: the process is ending
+            self._failure = error
+            return
+        future.add_done_callback(lambda _: self._asked.put(None))
+        deadline = time.monotonic() + self._callback_timeout_s
+        while not future.done():
+            try:
+                self._answer(self._asked.get(timeout=max(0.0, deadline - time.monotonic())))
+            except queue.Empty:
+                future.cancel()
+                self._failure = Fatal(
+                    f"group {self._group}: the listener did not return in {self._callback_timeout_s} s"
+                )
+                return
+        try:
+            future.result()
+        except (Exception, concurrent.futures.CancelledError) as error:
+            self._failure = error
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._FATAL or error.fatal():
+            self._failure = self._fatal(error)
+        else:
+            _log.debug("group %s: %s", self._group, describe(error))
+
+    def _fatal(self, error: KafkaError) -> LogError:
+        if self._instance_id is not None and "fenced" in error.str().lower():
+            return Fenced(f"group {self._group}: another process has the instance id {self._instance_id}")
+        return translate(error, f"group {self._group}")
+
+    # -- end
+
+    async def close(self, *, leave: bool = False) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._fetch is not None:
+            await asyncio.wait([self._fetch])
+        try:
+            await self._worker.call(self._consumer.close)
+        finally:
+            self._worker.stop()
+        if self._failure is not None and not isinstance(self._failure, Fenced):
+            failure, self._failure = self._failure, None
+            raise translated(failure, f"leave group {self._group}")

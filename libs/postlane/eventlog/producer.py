@@ -1,0 +1,230 @@
+"""A transactional producer on Kafka: one transaction at a time, and an exact word on what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from postlane.eventlog.errors import Aborted, CommitUnknown, Fatal, Fenced, LogError, Retriable, TooLarge, Unfenced
+from postlane.eventlog.fence import check_fence
+from postlane.eventlog.kafka_config import LIBRARY_LOG, Conf
+from postlane.eventlog.kafka_errors import FENCED, UNREACHABLE, describe, translate
+from postlane.eventlog.ports import Outgoing, Partition, Transaction
+from postlane.eventlog.records import read_token
+from postlane.eventlog.worker import Worker
+
+INIT_TIMEOUT_S = 30.0
+OFFSETS_TIMEOUT_S = 10.0
+COMMIT_TIMEOUT_S = 15.0
+ABORT_TIMEOUT_S = 10.0
+_BUFFER_TIMEOUT_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+class KafkaTransactor:
+    """Fills `ports.Transactor`. The library's blocking calls run in one thread."""
+
+    def __init__(self, conf: Conf) -> None:
+        self._conf = conf
+        self._id = str(conf["transactional.id"])
+        self._worker = Worker(f"postlane-commit-{self._id}")
+        self._producer: Any = None
+        self._usable = False
+        self._closed = False
+        self._disconnected = False  # since the transaction began
+        self._ends: dict[Partition, int] = {}
+        self._lost: KafkaError | None = None
+
+    async def begin(self) -> None:
+        """InitProducerId: fences an older process of this id. Raises Retriable, Fenced, Fatal."""
+        await self._worker.call(self._build)
+
+    async def commit(self, transaction: Transaction) -> Mapping[Partition, int]:
+        outcome = self._worker.call(self._commit, transaction)
+        try:
+            return await asyncio.shield(outcome)
+        except asyncio.CancelledError:
+            # It goes on without its caller, who will not learn what came of it: as an unknown commit.
+            self._worker.call(self._give_up)
+            outcome.add_done_callback(_look_at)
+            raise
+
+    async def rebuild(self) -> None:
+        await self._worker.call(self._build)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._worker.call(self._drop)
+        finally:
+            self._worker.stop()
+
+    # -- everything below runs on the worker's thread
+
+    def _give_up(self) -> None:
+        self._usable = False
+
+    def _build(self) -> None:
+        self._drop()
+        try:
+            producer = Producer({**self._conf, "error_cb": self._on_error}, logger=LIBRARY_LOG)
+            producer.init_transactions(INIT_TIMEOUT_S)
+        except KafkaException as error:
+            raise _setting_up(error.args[0], self._id) from error
+        self._producer, self._usable = producer, True
+
+    def _drop(self) -> None:
+        """Let the old producer go without waiting for what it still holds: the next InitProducerId settles that."""
+        producer, self._producer, self._usable = self._producer, None, False
+        if producer is not None:
+            producer.purge()
+            producer.poll(0)
+            del producer
+
+    def _commit(self, transaction: Transaction) -> dict[Partition, int]:
+        """1 refuse what is unfenced, 2 begin, 3 produce, 4 offsets, 5 commit."""
+        check_fence(transaction)
+        _check_token(transaction)
+        if not transaction.records and not transaction.offsets:
+            return {}
+        if not self._usable:
+            raise CommitUnknown(f"{self._id}: the producer was given up; rebuild it first")
+        if self._disconnected:
+            # librdkafka resends EndTxn by itself, and a late one would end the next transaction (librdkafka#5423).
+            self._rebuild_quietly()
+        self._ends, self._lost = {}, None
+        try:
+            self._producer.begin_transaction()
+            self._produce(transaction.records)
+            self._send_offsets(transaction)
+            self._producer.commit_transaction(COMMIT_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._failed(error.args[0]) from error
+        except BufferError:
+            raise self._abort(f"no room for the records in {_BUFFER_TIMEOUT_S} s") from None
+        self._producer.poll(0)
+        return self._ends
+
+    def _rebuild_quietly(self) -> None:
+        try:
+            self._build()
+        except Retriable as error:
+            self._usable = False
+            raise Aborted(f"{self._id}: not begun: {error}") from error
+
+    def _produce(self, records: Sequence[Outgoing]) -> None:
+        produce = self._producer.produce
+        last = {(r.topic, r.partition): i for i, r in enumerate(records)}
+        for i, record in enumerate(records):
+            partition = record.partition
+            named: dict[str, Any] = {} if partition is None else {"partition": partition}
+            if partition is None or last[record.topic, partition] == i:
+                named["on_delivery"] = self._delivered
+            try:
+                produce(record.topic, record.value, record.key, headers=record.headers, **named)
+            except BufferError:
+                self._wait_for_room(record, named)
+
+    def _wait_for_room(self, record: Outgoing, named: dict[str, Any]) -> None:
+        deadline = time.monotonic() + _BUFFER_TIMEOUT_S
+        while True:
+            self._producer.poll(0.01)
+            try:
+                self._producer.produce(record.topic, record.value, record.key, headers=record.headers, **named)
+                return
+            except BufferError:
+                if time.monotonic() > deadline:
+                    raise
+
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self._lost = error
+            return
+        partition = Partition(message.topic(), message.partition())
+        self._ends[partition] = max(self._ends.get(partition, 0), message.offset() + 1)
+
+    def _send_offsets(self, transaction: Transaction) -> None:
+        if transaction.offsets and transaction.membership is not None:
+            positions = [
+                TopicPartition(p.topic, p.number, committed.offset, committed.metadata)
+                for p, committed in transaction.offsets.items()
+            ]
+            self._producer.send_offsets_to_transaction(positions, transaction.membership.token, OFFSETS_TIMEOUT_S)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in UNREACHABLE:
+            self._disconnected = True
+        _log.debug("%s: %s", self._id, describe(error))
+
+    # -- what came of it
+
+    def _failed(self, error: KafkaError) -> LogError:
+        """The word for the caller; afterwards the producer is either clean or given up."""
+        code = error.code()
+        text = f"{self._id}: {describe(error)}"
+        if code == KafkaError.FENCED_INSTANCE_ID:
+            self._abort(text)
+            return Fenced(f"{text}; another process has this instance id")
+        if error.fatal() and code in FENCED:
+            self._usable = False
+            return Fenced(f"{text}; another process has this transactional id")
+        if error.txn_requires_abort():
+            return self._abort(text, error)
+        if code == KafkaError.MSG_SIZE_TOO_LARGE and not error.fatal():
+            return self._abort(text, error)  # refused by `produce` itself
+        self._usable = False
+        if code in (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
+            return Fatal(text)
+        return CommitUnknown(f"{text}; rebuild, and read again what was written")
+
+    def _abort(self, text: str, cause: KafkaError | None = None) -> LogError:
+        try:
+            if self._lost is None and not self._ends:
+                # An abort before AddPartitionsToTxn is processed can be fatal (librdkafka#4849): await one report.
+                self._await_report()
+            self._producer.abort_transaction(ABORT_TIMEOUT_S)
+        except KafkaException as error:
+            self._usable = False
+            if error.args[0].fatal() and error.args[0].code() in FENCED:
+                return Fenced(f"{text}; then {describe(error.args[0])}")
+            return CommitUnknown(f"{text}; the abort failed ({describe(error.args[0])}): rebuild, and read again")
+        codes = {e.code() for e in (cause, self._lost) if e is not None}
+        if KafkaError.MSG_SIZE_TOO_LARGE in codes or KafkaError.RECORD_LIST_TOO_LARGE in codes:
+            return TooLarge(f"{text}; nothing of the transaction was written")
+        return Aborted(f"{text}; nothing of it happened")
+
+    def _await_report(self) -> None:
+        self._producer.flush(2.0)
+
+
+def _check_token(transaction: Transaction) -> None:
+    """Raises Unfenced when the token says something else than the membership around it."""
+    membership = transaction.membership
+    if membership is None or not transaction.offsets:
+        return
+    try:
+        said = read_token(membership.token)
+    except ValueError as error:
+        raise Unfenced(str(error)) from None
+    if said != (membership.group, membership.generation, membership.member_id):
+        raise Unfenced(f"group {membership.group}: the token is of generation {said[1]}, member {said[2]!r}")
+
+
+def _setting_up(error: KafkaError, transactional_id: str) -> LogError:
+    doing = f"set up the producer {transactional_id}"
+    if error.retriable() or error.code() in UNREACHABLE:
+        return Retriable(f"{doing}: {describe(error)}")
+    return translate(error, doing)
+
+
+def _look_at(outcome: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more; without this the loop would complain of an exception never retrieved."""
+    if not outcome.cancelled():
+        outcome.exception()

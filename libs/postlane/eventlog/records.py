@@ -1,0 +1,48 @@
+"""librdkafka's messages as `Received`, and the group token as what it says."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+from confluent_kafka import TopicPartition
+
+from postlane.eventlog.ports import Partition, Received
+
+_TOKEN_MAGIC = b"CGMDv2:"
+_GENERATION = struct.Struct("=i")  # the library writes it in the machine's own byte order
+
+
+def received(message: Any) -> Received:
+    """One message without error, bytes untouched."""
+    return Received(
+        message.topic(),
+        message.partition(),
+        message.offset(),
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        message.headers() or (),
+    )
+
+
+def wire_partitions(partitions: Iterable[Partition], offset: int) -> list[TopicPartition]:
+    return [TopicPartition(p.topic, p.number, offset) for p in partitions]
+
+
+def read_token(token: object) -> tuple[str, int, str]:
+    """(group, generation, member id) that a consumer group token of the library carries.
+
+    The library hands out `CGMDv2:`, the generation (int32, native), then group and member id, each ended by NUL
+    (rd_kafka_consumer_group_metadata_write in rdkafka_cgrp.c). Raises ValueError when a newer version writes
+    something else: better no transaction than one whose fence cannot be checked.
+    """
+    if not isinstance(token, bytes) or not token.startswith(_TOKEN_MAGIC):
+        raise ValueError("the consumer group token of this librdkafka cannot be read")
+    start = len(_TOKEN_MAGIC)
+    (generation,) = _GENERATION.unpack_from(token, start)
+    parts = token[start + _GENERATION.size :].split(b"\0", 2)
+    if len(parts) != 3:
+        raise ValueError("the consumer group token of this librdkafka cannot be read")
+    return parts[0].decode(), generation, parts[1].decode()
