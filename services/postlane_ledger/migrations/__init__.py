@@ -1,0 +1,1 @@
+"""Schema migrations of the ledger's database, run at start (`postlane_ledger.migrate`)."""
