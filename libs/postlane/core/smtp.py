@@ -205,7 +205,7 @@ class SmtpDelivery:
         reader, awaited = self._reader, self._awaited
         try:
             reader.feed(data)
-            while not self.closed:
+            while self.state is not _CLOSED:
                 # With nothing outstanding only 421 may come; anything else would answer a command not yet written.
                 if not awaited and not b"421".startswith(reader.unread()[:3]):
                     self._close(Cause.PROTOCOL_ERROR, "reply that nothing asked for")
