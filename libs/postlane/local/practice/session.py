@@ -94,6 +94,7 @@ class Session(Connection):
                 del buffer[: self._searched]
                 self._searched = 0
             return False
+        self._swallow = self._swallow or end + 2 > self.server.options.size_max_bytes
         body = bytes(buffer[: end + 2])
         del buffer[: end + 5]
         self._message(body)
