@@ -7,10 +7,10 @@ from smtp_conversation import PIPELINED, PLAIN, Conversation, Player, body, byte
 from smtp_conversations import CONVERSATIONS
 
 from postlane.core.replies import Phase, Reply
-from postlane.core.smtp import IllegalMove, SmtpDelivery
+from postlane.core.smtp import SmtpDelivery
 from postlane.core.smtp_envelope import Envelope, Obstacle
 from postlane.core.smtp_events import Accepted, Cause, Closed, Event, InDoubt, NotBegun, Unsendable
-from postlane.core.smtp_moves import CALLS, REPLIES, State, Waiting
+from postlane.core.smtp_moves import CALLS, REPLIES, IllegalMove, State, Waiting
 from postlane.core.smtp_wire import Extensions, extensions_from_ehlo, line_max_bytes, reply_max_bytes
 
 each = pytest.mark.parametrize("conversation", CONVERSATIONS, ids=lambda c: c.name)
@@ -110,6 +110,26 @@ def test_what_it_waits_for(extensions: Extensions) -> None:
     w = Waiting
     assert seen == [w.NOTHING, w.MAIL, w.RCPT, w.DATA, w.BODY, w.DOT, w.QUIT]
     assert machine.receive(b"221 bye\r\n") == [Closed(Cause.QUIT, "quit")]
+
+
+@pytest.mark.parametrize("dot", ["250 2.0.0 ok", "250", "250-2.0.0 a/250 2.0.0 b", "451 4.3.0 x", "250 \n", "250 \r x"])
+@pytest.mark.parametrize("mail", ["250 ok", "250", "550 no", "421 bye"])
+@pytest.mark.parametrize("data", ["354 go", "354", "354 go/", "354 go/250 x", "354 go/4", "550 no", "250 ok"])
+def test_the_short_way_does_what_the_long_way_does(dot: str, mail: str, data: str) -> None:
+    answer = wire(f"{dot}/{mail}/250 ok/{data}/")
+    machines = []
+    for chunks in (whole(answer), bytewise(answer), [b"", answer[:-1], answer[-1:]]):
+        machine = SmtpDelivery(PIPELINED)
+        machine.offer("A", envelope("A"))
+        machine.offer("B", envelope("B"))
+        machine.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        machine.send_body("A", body("A"))
+        machine.data_to_send()
+        events = [event for chunk in chunks for event in machine.receive(chunk)]
+        state = (events, machine.state, machine.waiting_for, machine.may_send_body("B"), machine.replies_seen)
+        after = machine.withdraw("B") if machine.body_wanted is not None else []
+        machines.append((state, after))
+    assert machines[0] == machines[1] == machines[2]
 
 
 def test_the_next_mail_written_late_goes_behind_the_dot() -> None:

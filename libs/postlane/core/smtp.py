@@ -28,20 +28,8 @@ from postlane.core.smtp_events import (
     Result,
     Unsendable,
 )
-from postlane.core.smtp_moves import CALLS, PHASES, REPLIES, Kind, Move, State, Waiting
-from postlane.core.smtp_wire import Extensions, MalformedReply, ReplyReader, dot_stuff
-
-
-class IllegalMove(Exception):
-    """The caller did what the state does not allow; the machine is unchanged."""
-
-
-# Plain names: reading a member from its enum class costs 0.1 µs in Python 3.11, forty times a mail.
-_IDLE, _ENVELOPE, _REFUSED, _BODY, _DOT, _LONE_DOT, _QUIT, _CLOSED = State
-_FOR_NOTHING, _FOR_BODY, _FOR_RSET, _FOR_MAIL, _FOR_RCPT, _FOR_DATA, _FOR_DOT, _FOR_QUIT = Waiting
-_OK, _GO, _NO = Kind
-_TO_ON, _TO_WANT_BODY, _TO_REFUSE, _TO_SKIP, _TO_EMPTY_DATA, _TO_ACCEPT, _TO_REFUSE_DOT, _TO_BYE = Move
-_OFFER, _SEND_BODY, _WITHDRAW = CALLS["offer"], CALLS["send_body"], CALLS["withdraw"]
+from postlane.core.smtp_moves import CALLS, PHASES, REPLIES, IllegalMove, Kind, Move, State, Waiting
+from postlane.core.smtp_wire import Extensions, MalformedReply, ReplyReader, all_went_well, dot_stuff
 
 
 class SmtpDelivery:
@@ -203,6 +191,8 @@ class SmtpDelivery:
         if self.closed:
             return events
         reader, awaited = self._reader, self._awaited
+        if len(awaited) == 4 and self.state is _DOT and self._all_went_well(data):
+            return events
         try:
             reader.feed(data)
             while self.state is not _CLOSED:
@@ -219,6 +209,23 @@ class SmtpDelivery:
         return events
 
     # What a reply does
+
+    def _all_went_well(self, data: bytes) -> bool:
+        # The usual four moves at once (ACCEPT, ON, ON, WANT_BODY): a third of the CPU of a mail. Bytes that came split,
+        # or say anything else, go the long way.
+        mail, behind = self._dotted, self._current
+        if mail is None or behind is None or not behind.live or self._reader.unread():
+            return False
+        well = all_went_well(data)
+        if well is None:
+            return False
+        self._awaited.clear()
+        self.replies_seen += 4
+        self._dotted = None
+        self._open = behind.rcpt_ok = True
+        self.state = _BODY
+        self._events += (Accepted(mail.ref, reply_from_lines(well[0], [well[1]])), EnvelopeAccepted(behind.ref))
+        return True
 
     def _take(self, code: int) -> None:
         if code == 421:

@@ -13,6 +13,10 @@ address_max_bytes = 254  # RFC 5321 4.5.3.1.3: a path is 256 with its angle brac
 _CODES = {str(code).encode(): code for code in range(200, 600)}
 _BAD_IN_LINE = re.compile(rb"[\r\n\0]")
 _CR_ALONE_OR_DOT = re.compile(rb"\r(?:\n\.|[^\n]|\Z)")
+# The replies to a dot and to the MAIL, RCPT and DATA behind it when all goes well, one line each.
+_ALL_WELL = re.compile(
+    rb"(2[0-9][0-9])(?: ([^\r\n\0]*))?\r\n(?:2[0-9][0-9](?: [^\r\n\0]*)?\r\n){2}354(?: [^\r\n\0]*)?\r\n"
+)
 _CR_ALONE = re.compile(rb"\r(?!\n)")
 # What may not stand in an address of a command: controls, any white space, brackets, lone surrogates.
 _ADDRESS_UNSAFE = re.compile(r"[\x00-\x20\x7f-\x9f<>\s\ufeff\ud800-\udfff]")
@@ -71,6 +75,12 @@ def check_address(address: str) -> None:
         raise ValueError("address contains white space, a control character or an angle bracket")
     if len(address) > address_max_bytes or (not address.isascii() and len(address.encode()) > address_max_bytes):
         raise ValueError(f"address is longer than {address_max_bytes} bytes")
+
+
+def all_went_well(data: bytes) -> tuple[int, bytes] | None:
+    """Code and text of the reply to the dot, if these bytes are exactly 2xx, 2xx, 2xx, 354; None is no verdict."""
+    match = _ALL_WELL.fullmatch(data) if len(data) <= line_max_bytes else None
+    return None if match is None else (_CODES[match[1]], match[2] or b"")
 
 
 class ReplyReader:
