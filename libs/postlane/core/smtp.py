@@ -31,6 +31,13 @@ from postlane.core.smtp_events import (
 from postlane.core.smtp_moves import CALLS, PHASES, REPLIES, IllegalMove, Kind, Move, State, Waiting
 from postlane.core.smtp_wire import Extensions, MalformedReply, ReplyReader, all_went_well, dot_stuff
 
+# Plain names: reading a member from its enum class costs 0.1 µs in Python 3.11, forty times a mail.
+_IDLE, _ENVELOPE, _REFUSED, _BODY, _DOT, _LONE_DOT, _QUIT, _CLOSED = State
+_FOR_NOTHING, _FOR_BODY, _FOR_RSET, _FOR_MAIL, _FOR_RCPT, _FOR_DATA, _FOR_DOT, _FOR_QUIT = Waiting
+_OK, _GO, _NO = Kind
+_TO_ON, _TO_WANT_BODY, _TO_REFUSE, _TO_SKIP, _TO_EMPTY_DATA, _TO_ACCEPT, _TO_REFUSE_DOT, _TO_BYE = Move
+_OFFER, _SEND_BODY, _WITHDRAW = CALLS["offer"], CALLS["send_body"], CALLS["withdraw"]
+
 
 class SmtpDelivery:
     """The conversation of one connection.
