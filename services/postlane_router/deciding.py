@@ -20,7 +20,7 @@ from postlane.core.events import (
 )
 from postlane.core.identity import split_delivery_id
 from postlane.core.knowledge import Knowledge
-from postlane.core.route import RoutePolicy, route
+from postlane.core.route import RoutePolicy, content_of, route
 from postlane.eventlog.codec import Unreadable, decode_record, trace_headers
 from postlane.eventlog.dead_letters import dead_letter
 from postlane.eventlog.ports import Outgoing, Partition, Received
@@ -152,15 +152,16 @@ class Decider:
     def _accept(self, batch: Batch, reading: Reading, now: datetime) -> list[Outgoing]:
         record, request, partition = reading.record, reading.request, reading.record.partition
         size_bytes = len(record.value or b"")
-        made = route(request, reading.people, fault_of(request), size_bytes, self._knows, self._policy, now)
+        content = content_of(request, reading.people)
+        made = route(request, reading.people, content, fault_of(content), size_bytes, self._knows, self._policy, now)
         trace = _trace(record)
         key = request.message_id.encode()
         written = [self._writer.seen(partition, reading.key, reading.digest)]
         written += self._events(record, key, made.events, trace)
         if made.deliveries:
-            content = encode_content(made.content)
+            body = encode_content(made.content)
             for delivery in made.deliveries:
-                written.append(self._writer.dispatch(partition, key, delivery.ready, content, delivery.step, trace))
+                written.append(self._writer.dispatch(partition, key, delivery.ready, body, delivery.step, trace))
                 self._count(batch, delivery.ready, delivery.step)
         return written
 

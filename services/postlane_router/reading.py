@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 
 from postlane.core.addresses import InvalidAddress, parse_mailbox
-from postlane.core.events import REQUEST_MAX_BYTES, MailRequested
+from postlane.core.events import REQUEST_MAX_BYTES, MailContent, MailRequested
 from postlane.core.identity import content_digest
 from postlane.core.route import Recipient, dedup_key, recipients, unacceptable
 from postlane.eventlog.codec import Unreadable, decode_record
 from postlane.eventlog.ports import Received
 from postlane.mime.compose import check_content
 from postlane.mime.content import InvalidContent
+from postlane.mime.headers import CUSTOM_HEADERS_MAX, SUBJECT_MAX_CHARS, custom_field
 
+_HEADER_VALUE_MAX_CHARS = 500  # of one that needs no second look: longer ones may be folded
 _NOT_CONTENT = frozenset({"message_id", "key", "requested_at"})
 
 
@@ -55,13 +58,64 @@ def _plain(value: object) -> dict[str, object]:
     return {name: inner for name, inner in vars(value).items() if inner}
 
 
-def fault_of(request: MailRequested) -> str | None:
+def fault_of(content: MailContent) -> str | None:
     """Why the sender or the content cannot be mailed, None when they can."""
+    if _surely_fine(content):
+        return None
     try:
-        parse_mailbox(request.sender)
-        check_content(request)
-    except InvalidAddress as error:
-        return f"sender: {error}"
+        check_content(content)
     except InvalidContent as error:
         return str(error)
     return None
+
+
+def _surely_fine(content: MailContent) -> bool:
+    """Whether a look is enough to see that `check_content` would pass: the common mail, at a quarter of the cost.
+
+    `to` and `cc` of a `content_of` hold only what can be read; everything that is not plain is left to the check.
+    """
+    if content.template is not None or content.attachments or content.reply_to is not None:
+        return False
+    text, html, subject = content.text, content.html, content.subject
+    if (
+        not (text or html)
+        or not _is_plain(subject)
+        or len(subject) > SUBJECT_MAX_CHARS
+        or not _is_mailbox(content.sender)
+    ):
+        return False
+    if (text and "\x00" in text) or (html and "\x00" in html):
+        return False
+    headers = content.headers
+    if not headers:
+        return True
+    if len(headers) > CUSTOM_HEADERS_MAX or len({name.lower() for name in headers}) < len(headers):
+        return False
+    for name, value in headers.items():
+        if not (0 < len(value) <= _HEADER_VALUE_MAX_CHARS and _is_plain(value) and not value.isspace()):
+            return False
+        if not _is_header_name(name):
+            return False
+    return True
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+@lru_cache(maxsize=4096)
+def _is_mailbox(text: str) -> bool:
+    try:
+        parse_mailbox(text)
+    except InvalidAddress:
+        return False
+    return True
+
+
+@lru_cache(maxsize=4096)
+def _is_header_name(name: str) -> bool:
+    try:
+        custom_field(name, "x")
+    except InvalidContent:
+        return False
+    return True

@@ -162,7 +162,7 @@ class RocksStore:
     def forget(self, before_day: int) -> None:
         try:
             for day in [day for day in self._days if day < before_day]:
-                del self._days[day]
+                self._days.pop(day).close()
                 self._db.drop_column_family(f"{_DAY}{day}")
                 log.info("forgot the keys of a day", extra={"day": day})
         except Exception as error:
@@ -181,12 +181,11 @@ class RocksStore:
         self._open()
 
     def close(self) -> None:
-        self._days.clear()
-        if self._db is not None:
-            try:
-                self._db.close()
-            finally:
-                self._db = None
+        # Each handle is closed: one that a traceback still holds would keep the database, and its lock, open.
+        handles, self._days, self._db = [*self._days.values(), self._db], {}, None
+        for handle in handles:
+            if handle is not None:
+                handle.close()
 
     def _family(self, day: int) -> Any:
         name = f"{_DAY}{day}"
