@@ -1,0 +1,32 @@
+"""Wiring: the environment's words -> a ledger on Kafka with its database."""
+
+from __future__ import annotations
+
+from postlane.config import ConfigurationError, Environment
+from postlane.eventlog.errors import OptionRefused
+from postlane.eventlog.kafka import KafkaLog
+from postlane.ops.books_database import open_database
+from postlane.service import Service, ServiceContext
+from postlane_ledger.ledger import Ledger, LedgerSettings
+
+
+def cluster_of(environment: Environment) -> KafkaLog:
+    """The cluster of this process. Raises ConfigurationError."""
+    try:
+        return KafkaLog(environment.bootstrap_servers, environment.kafka, f"postlane-ledger-{environment.instance_id}")
+    except OptionRefused as error:
+        raise ConfigurationError(f"POSTLANE_KAFKA_*: {error}") from None
+
+
+def build(context: ServiceContext) -> Service:
+    """The ledger of this process. Raises ConfigurationError."""
+    environment = context.environment
+    settings = LedgerSettings(
+        topic=environment.names.events,
+        group=f"{environment.topic_prefix}ledger",
+        instance=environment.instance_id,
+        # The timeline is kept as long as the log keeps the events, so that a rebuild loses nothing of it.
+        timeline_days=context.config.topics.events_days,
+    )
+    engine = open_database(environment.database_url)
+    return Ledger(cluster_of(environment), engine, settings, context.metrics.ledger)
