@@ -22,6 +22,8 @@ _CODES = {
     "postlane.eventlog.errors.OptionRefused": USED_WRONGLY,
     "postlane.errors.InvalidMail": USED_WRONGLY,
     "postlane.errors.MailTooLarge": USED_WRONGLY,
+    "postlane.mime.eml.InvalidEml": USED_WRONGLY,
+    "postlane.mime.templates.TemplateError": USED_WRONGLY,
     "postlane.errors.BrokerUnavailable": UNREACHABLE,
     "postlane.errors.PublishTimeout": UNREACHABLE,
     "postlane.errors.PublishError": FAILED,

@@ -46,15 +46,21 @@ def moment(text: str, now: datetime) -> datetime:
 
 
 class Moment(click.ParamType):
-    """A time option."""
+    """A time option; `absolute`: no spans, so that running the command again asks for the same."""
 
     name = "time"
+
+    def __init__(self, *, absolute: bool = False) -> None:
+        self.absolute = absolute
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         if isinstance(value, datetime):
             return value
+        text = str(value).strip()
+        if self.absolute and text.startswith(("+", "-")):
+            self.fail("give the time itself, not a span: a second run has to ask for the same", param, ctx)
         try:
-            return moment(str(value).strip(), datetime.now(UTC))
+            return moment(text, datetime.now(UTC))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -99,7 +105,7 @@ class JsonObject(TextOrFile):
         return body
 
 
-def read_bounded(path: Path) -> bytes:
-    """A file's bytes, one more than may be sent at most, so that a mistaken name cannot fill the memory."""
+def read_bounded(path: Path, max_bytes: int = REQUEST_MAX_BYTES) -> bytes:
+    """A file's bytes, one more than `max_bytes` at most, so that a mistaken name cannot fill the memory."""
     with path.open("rb") as file:
-        return file.read(REQUEST_MAX_BYTES + 1)
+        return file.read(max_bytes + 1)

@@ -95,26 +95,9 @@ def _mail(given: dict[str, Any]) -> Mail:
 
 
 def _eml_fields(path: Path) -> dict[str, Any]:
-    from postlane.mime.eml import parse_eml
+    from postlane.mime.eml import EML_MAX_BYTES, parse_eml
 
-    return mail_fields(parse_eml(read_bounded(path)))
-
-
-def mail_fields(content: Any) -> dict[str, Any]:
-    """The fields of a Mail from a parsed .eml file."""
-    names = ("sender", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers")
-    fields = {name: value for name in names if (value := getattr(content, name, None)) is not None}
-    fields["attachments"] = [
-        Attachment(
-            filename=a.filename,
-            content=a.content,
-            content_type=a.content_type,
-            content_id=a.content_id,
-            disposition=a.disposition,
-        )
-        for a in content.attachments
-    ]
-    return fields
+    return parse_eml(read_bounded(path, EML_MAX_BYTES))
 
 
 def template_reference(text: str, data: dict[str, Any]) -> dict[str, Any]:
