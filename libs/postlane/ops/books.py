@@ -23,6 +23,7 @@ from postlane.ops.books_schema import MAILS, OPEN_STATES, TROUBLED_STATES, Books
 TIMELINE_MAX_EVENTS = 1_000
 LIST_MAX_ROWS = 1_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_MS = -62_135_596_800_000  # the beginning of the year 1, in case a clock was far off
 _LAST_MS = 253_402_300_799_999  # the end of the year 9999
 
 Row = dict[str, Any]
@@ -39,8 +40,8 @@ def story(url: str, message_id: str) -> Row | None:
     with _reading(url) as connection:
         mail = connection.execute(select(m).where(m.c.message_id == message_id)).mappings().first()
         # A delivery id starts with the message id and a dot; "/" is the character after the dot.
-        mine = d.c.delivery_id.between(f"{message_id}.", f"{message_id}/")
-        deliveries = connection.execute(select(d).where(mine).order_by(d.c.delivery_id)).mappings().all()
+        mine = (d.c.delivery_id >= f"{message_id}.", d.c.delivery_id < f"{message_id}/")
+        deliveries = connection.execute(select(d).where(*mine).order_by(d.c.delivery_id)).mappings().all()
         happened = connection.execute(
             select(e)
             .where(e.c.message_id == message_id)
@@ -184,5 +185,5 @@ def _event(row: Any) -> Row:
 def _time(unix_ms: int | None) -> str | None:
     if unix_ms is None:
         return None
-    at = _EPOCH + timedelta(milliseconds=min(unix_ms, _LAST_MS))
+    at = _EPOCH + timedelta(milliseconds=max(_FIRST_MS, min(unix_ms, _LAST_MS)))
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
