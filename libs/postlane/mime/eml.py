@@ -67,7 +67,8 @@ def parse_eml(data: bytes) -> dict[str, Any]:
 def _fields(message: EmailMessage) -> dict[str, Any]:
     fields = _addresses(message)
     if "subject" in message:
-        fields["subject"] = _clean(str(message["subject"]))
+        raw = next(str(value) for name, value in message.raw_items() if name.lower() == "subject")
+        fields["subject"] = _clean(str(message["subject"]) if raw.isascii() else _decoded(_utf8(raw)))
     leaves = list(_leaves(message, 0))
     if len(leaves) > PARTS_MAX:
         raise InvalidEml(f"more than {PARTS_MAX} parts")
@@ -76,7 +77,9 @@ def _fields(message: EmailMessage) -> dict[str, Any]:
         body = message.get_body((kind,))
         if body is not None:
             used.add(id(body))
-            fields[key] = _text(body)  # type: ignore[arg-type]  # get_body gives what the parser made: EmailMessage
+            text = _text(body)  # type: ignore[arg-type]  # what the parser made: an EmailMessage
+            if text:
+                fields[key] = text
     files = [_attachment(part, n) for n, part in enumerate(leaves, 1) if id(part) not in used and _holds(part)]
     if files:
         fields["attachments"] = files
@@ -149,7 +152,7 @@ def _attachment(part: EmailMessage, number: int) -> dict[str, Any]:
     kind = part.get_content_type()
     if part.get_content_maintype() == "message":
         inner = part.get_payload()
-        octets = inner[0].as_bytes() if isinstance(inner, list) and inner else b""
+        octets = inner[0].as_bytes() if isinstance(inner, list) and isinstance(inner[0], EmailMessage) else b""
         kind, default = "application/octet-stream", f"message-{number}.eml"  # message/* cannot be base64 (RFC 2046 5.2)
     else:
         payload = part.get_payload(decode=True)

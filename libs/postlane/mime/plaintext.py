@@ -1,16 +1,18 @@
 """The text alternative of an HTML mail: what a reader without HTML should see, and what spam filters compare.
 
-A small reading of the HTML with the standard library's parser: paragraphs, headings, lists, quotes, tables by row,
-links with their target, images by their alt text, entities; scripts, styles and hidden preheaders left out.
+A small reading of the HTML: paragraphs, headings, lists, quotes, tables by row, links with their target, images by
+their alt text, entities; scripts, styles and hidden preheaders left out. Every step is linear in the length of the
+HTML; `html.parser` of Python 3.11 is not (`"<a " * 60_000` keeps it busy for minutes), and the HTML of a mail is
+whatever a publisher sent. What is no well-formed tag, one with `<` in an attribute for example, reads as text.
 """
 
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
+from html import unescape
 
 TEXT_MAX_CHARS = 1_000_000
-DEPTH_MAX = 100  # of nested lists and quotes
+DEPTH_MAX = 10  # of nested lists and quotes
 
 _BLOCKS = frozenset(
     (  # noqa: SIM905
@@ -23,6 +25,12 @@ _SILENT = frozenset("head script style template title noscript svg".split())  # 
 _VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())  # noqa: SIM905
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 _HIDDEN = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden|mso-hide\s*:\s*all)", re.IGNORECASE)
+# A tag ends before the next "<", so that no "<" is looked at more than once.
+_PIECE = re.compile(
+    r"""<(?P<slash>/?)(?P<tag>[A-Za-z][^\s<>/"']*+)(?P<attrs>(?:[^<>"']++|"[^"<]*+"|'[^'<]*+')*+)>"""
+    r"""|(?P<other><[!?][^<>]*+>)|(?P<text>[^<]++|<)"""
+)
+_ATTR = re.compile(r"""([^\s"'<>/=]++)(?:\s*+=\s*+("[^"]*+"|'[^']*+'|[^\s"'<>=]++))?""")
 _GAPS = re.compile(r"\n{3,}")
 # Private characters stand for the tags of a template while its HTML is read.
 _EXPRESSION, _STATEMENT = 0xF0000, 0xF8000
@@ -31,6 +39,7 @@ _TAGS_MAX = _STATEMENT_OFFSET - 2
 _TAGS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _STAND_INS = re.compile("[\U000f0000-\U000ffffd]")
 _STATEMENT_LINES = re.compile("^(?:[ \t]*[\U000f8000-\U000ffffd])+[ \t]*\n", re.MULTILINE)
+_LEADING_LINES = re.compile("\\A([\U000f8000-\U000ffffd]+)\n+")
 _STATEMENTS = re.compile("[\U000f8000-\U000ffffd]")
 _TARGETS = ("http://", "https://", "mailto:", "tel:")
 
@@ -38,9 +47,24 @@ _TARGETS = ("http://", "https://", "mailto:", "tel:")
 def text_from_html(html: str) -> str:
     """Readable plain text for `html`, with LF line ends; "" when there is nothing to read. Any HTML will do."""
     reader = _Reader()
-    reader.feed(html)
-    reader.close()
+    reader.read(_without_comments(html))
     return reader.text()
+
+
+def _without_comments(html: str) -> str:
+    """Comments go first: what they hold may look like anything. One without an end reaches to the end."""
+    if "<!--" not in html:
+        return html
+    kept: list[str] = []
+    at = 0
+    while (start := html.find("<!--", at)) >= 0:
+        kept.append(html[at:start])
+        end = html.find("-->", start + 4)
+        if end < 0:
+            return "".join(kept)
+        at = end + 3
+    kept.append(html[at:])
+    return "".join(kept)
 
 
 def text_template_from_html(html: str) -> str | None:
@@ -65,35 +89,53 @@ def text_template_from_html(html: str) -> str | None:
     text = text_from_html(masked)
     if "{{" in text or "{%" in text or "{#" in text:
         return None  # made of entities; it would become code here
+    text = _LEADING_LINES.sub(r"\1", text)
     text = _STATEMENT_LINES.sub(lambda line: re.sub(r"\s", "", line[0]), text)
     return _STAND_INS.sub(lambda char: tags[(ord(char[0]) - _EXPRESSION) % _STATEMENT_OFFSET - 1], text)
 
 
-class _Reader(HTMLParser):
+class _Reader:
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
         self._lines: list[str] = []
         self._line: list[str] = []
         self._chars = 0
-        self._silent: list[str] = []  # open elements inside (and with) one that is not shown
+        self._silent = ""  # the element that is not shown, and how many of its name are open
+        self._silent_depth = 0
         self._lists: list[int | None] = []  # None: bullets; a number: the next item's
         self._quotes = 0
         self._pre = 0
         self._bullet = ""
         self._links: list[tuple[str, int]] = []  # target, pieces of the line before its words
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self._silent:
-            if tag not in _VOID and len(self._silent) < 10_000:
-                self._silent.append(tag)
-            return
-        values = dict(attrs)
-        if tag in _SILENT or "hidden" in values or _HIDDEN.search(values.get("style") or ""):
-            if tag not in _VOID:
-                self._silent.append(tag)
-            return
+    def read(self, html: str) -> None:
+        for piece in _PIECE.finditer(html):
+            if piece["text"] is not None:
+                self._data(piece["text"])
+            elif piece["tag"] is not None:
+                tag = piece["tag"].lower()
+                if self._silent:
+                    self._pass_over(tag, closing=bool(piece["slash"]))
+                elif piece["slash"]:
+                    self._end(tag)
+                else:
+                    self._start(tag, piece["attrs"])
+
+    def _pass_over(self, tag: str, *, closing: bool) -> None:
+        if tag == self._silent:
+            self._silent_depth += -1 if closing else 1
+            if self._silent_depth == 0:
+                self._silent = ""
+
+    def _start(self, tag: str, attrs: str) -> None:
+        lower = attrs.lower()
+        if tag in _SILENT or "hidden" in lower or "none" in lower:
+            values = _attributes(attrs)
+            if tag in _SILENT or "hidden" in values or _HIDDEN.search(values.get("style", "")):
+                if tag not in _VOID:
+                    self._silent, self._silent_depth = tag, 1
+                return
         if tag in _BLOCKS:
-            self._end_block(tag)
+            self._end_block(tag, len(self._lists))
         if tag in ("ul", "ol"):
             self._lists.append(None if tag == "ul" else 1)
         elif tag == "li":
@@ -103,9 +145,9 @@ class _Reader(HTMLParser):
         elif tag == "pre":
             self._pre += 1
         else:
-            self._inline(tag, values)
+            self._inline(tag, attrs)
 
-    def _inline(self, tag: str, values: dict[str, str | None]) -> None:
+    def _inline(self, tag: str, attrs: str) -> None:
         if tag == "br":
             self._break()
         elif tag == "hr":
@@ -113,21 +155,16 @@ class _Reader(HTMLParser):
             self._break()
         elif tag in ("td", "th") and self._line:
             self._say("  ")
-        elif tag == "img" and values.get("alt"):
-            self._say(_SPACE.sub(" ", values["alt"] or ""))
-        elif tag == "a":
-            self._links.append(((values.get("href") or "").strip(), len(self._line)))
+        elif tag == "img":
+            self._say(_SPACE.sub(" ", _attributes(attrs).get("alt", "")))
+        elif tag == "a" and len(self._links) < DEPTH_MAX:
+            self._links.append((_attributes(attrs).get("href", "").strip(), len(self._line)))
 
-    def handle_endtag(self, tag: str) -> None:
-        if self._silent:
-            if tag in self._silent:
-                while self._silent.pop() != tag:
-                    pass
-            return
+    def _end(self, tag: str) -> None:
         if tag == "a" and self._links:
             self._end_link(*self._links.pop())
         if tag in _BLOCKS:
-            self._end_block(tag)
+            self._end_block(tag, len(self._lists) - (tag in ("ul", "ol")))
         if tag in ("ul", "ol") and self._lists:
             self._lists.pop()
         elif tag == "blockquote":
@@ -135,10 +172,12 @@ class _Reader(HTMLParser):
         elif tag == "pre":
             self._pre = max(0, self._pre - 1)
 
-    def handle_data(self, data: str) -> None:
+    def _data(self, data: str) -> None:
         if self._silent:
             self._say("".join(_STATEMENTS.findall(data)))
             return
+        if "&" in data:
+            data = unescape(data)
         if self._pre:
             first, *rest = data.split("\n")
             self._say(first)
@@ -161,10 +200,10 @@ class _Reader(HTMLParser):
             self._line.append(words)
             self._chars += len(words)
 
-    def _end_block(self, tag: str) -> None:
+    def _end_block(self, tag: str, depth: int) -> None:
         if self._line:
             self._break()
-        if tag in _SPACED and len(self._lists) <= 1 and self._lines and self._lines[-1]:
+        if tag in _SPACED and depth <= 0 and self._lines and self._lines[-1]:
             self._lines.append("")
 
     def _break(self) -> None:
@@ -196,3 +235,7 @@ class _Reader(HTMLParser):
             self._say(bare)
         elif bare.rstrip("/") not in (words, "http://" + words, "https://" + words):
             self._say(f" ({bare})")
+
+
+def _attributes(attrs: str) -> dict[str, str]:
+    return {name.lower(): unescape(value.strip("\"'")) for name, value in _ATTR.findall(attrs)}

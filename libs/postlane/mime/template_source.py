@@ -4,8 +4,8 @@ minijinja is a sandbox and its fuel bounds most of what a template can do, but n
 of some ten thousand operators overflows the stack of its compiler and takes the process along; `[1] * 10**8` is
 repeated without fuel; a list that holds itself or is doubled (`[x, x]`, `namespace`, `chain`, `zip`) prints for ever.
 So a tag has a bounded number of tokens, includes and the like are refused, literals of lists hold constants only, and
-`+` and `*` must have a number beside them, so that they cannot repeat lists. What a mail needs is left; arithmetic
-belongs into the data.
+`+` and `*` must have sure numbers beside them, so that they cannot join or repeat lists. What a mail needs is left;
+arithmetic belongs into the data.
 """
 
 from __future__ import annotations
@@ -136,19 +136,45 @@ def _check_filter(name: list[Token]) -> None:
 
 
 def _check_arithmetic(tokens: list[Token], index: int, sign: str) -> None:
-    """Refuse what could repeat or join lists: `+` needs a number beside it, `*` a number with a point."""
-    before, after = tokens[max(0, index - 3) : index], tokens[index + 1 : index + 3]
-    left = before[-1:] and before[-1][0] == "number" and before[-2:-1] != [("sign", ".")] and before[-1][1]
-    filtered = before[-2:-1] == [("sign", "|")] and before[-1][0] == "name" and before[-1][1]
-    right = after[:1] and after[0][0] == "number" and after[1:2] != [("sign", "|")] and after[0][1]
-    if sign == "+":
-        fits = bool(left or right or filtered in _NUMBER_FILTERS)
-        hint = "beside + there must be a number or, before it, a filter like |int; join texts with ~"
-    else:
-        fits = bool((left and "." in left) or (right and "." in right) or filtered == "float")
-        hint = "beside * there must be a number with a point or, before it, |float"
-    if not fits:
-        raise _Problem(hint)
+    """Refuse what could join or repeat lists: `+` needs a sure number on one side, `*` on both.
+
+    (The engine repeats a list 2.0 times, too, and has no sum of a list and a number.)
+    """
+    left = _number_before(tokens[max(0, index - 2) : index])
+    right = _number_after(tokens[index + 1 :])
+    if sign == "+" and not (left or right):
+        raise _Problem("beside + there must be a number or a value with a filter, x|float + y; join texts with ~")
+    if sign == "*" and not (left and right):
+        raise _Problem("on both sides of * there must be numbers or values with a filter, x|float * y|float")
+
+
+def _number_before(tokens: list[Token]) -> bool:
+    """Whether what ends here is a number: `2`, `x|float`."""
+    if not tokens:
+        return False
+    kind, value = tokens[-1]
+    previous = tokens[-2] if len(tokens) > 1 else ("", "")
+    if kind == "number":
+        return previous != ("sign", ".")
+    return previous == ("sign", "|") and value in _NUMBER_FILTERS
+
+
+def _number_after(tokens: list[Token]) -> bool:
+    """Whether what begins here is a number: `2`, `x.y|float`, and nothing applied to it."""
+    index = 0
+    if not tokens:
+        return False
+    if tokens[0][0] == "name":
+        while tokens[index + 1 : index + 2] == [("sign", ".")] and tokens[index + 2 : index + 3]:
+            index += 2
+        if tokens[index + 1 : index + 2] != [("sign", "|")] or not tokens[index + 2 : index + 3]:
+            return False
+        index += 2
+        if tokens[index][1] not in _NUMBER_FILTERS:
+            return False
+    elif tokens[0][0] != "number":
+        return False
+    return not (tokens[index + 1 : index + 2] and tokens[index + 1][1] in ("|", ".", "[", "("))
 
 
 def _check_brackets(tokens: list[Token]) -> None:
