@@ -38,7 +38,7 @@ class Model(Protocol):
         """The property that this state itself breaks, or None."""
 
     def unfinished(self, state: Any) -> str | None:
-        """Why a state without any step but faults should not have been the end, or None."""
+        """Why this state should not be the end of a history, or None."""
 
 
 class Result(NamedTuple):
@@ -74,12 +74,19 @@ def spend(left: Budget, fault: int) -> Budget | None:
     return (*left[:fault], left[fault] - 1, *left[fault + 1 : -1], left[-1] - 1)
 
 
-def explore(model: Model, states_max: int = 1_000_000, seconds_max: float = 60.0) -> Result:
-    """Explore `model` breadth first until a property breaks, nothing is left, or a bound is reached."""
+def explore(
+    model: Model, states_max: int = 1_000_000, seconds_max: float = 60.0, *, may_finish: bool = False
+) -> Result:
+    """Explore `model` breadth first until a property breaks, nothing is left, or a bound is reached.
+
+    A state with nothing left but faults must not be `unfinished`. With `may_finish` it is also checked that from every
+    state an end that is not unfinished can still be reached without further faults (no livelock); this costs memory.
+    """
     begun = time.monotonic()
     first = model.initial()
     came_from: dict[Hashable, tuple[Any, str] | None] = {first: None}
     waiting: deque[Any] = deque([first])
+    backwards: dict[Hashable, list[Any]] = {}
     transitions = 0
 
     def result(broken: str | None, state: Any = None, label: str | None = None, *, exhausted: bool = False) -> Result:
@@ -97,6 +104,8 @@ def explore(model: Model, states_max: int = 1_000_000, seconds_max: float = 60.0
             progress = progress or not fault
             if broken:
                 return result(broken, state, label)
+            if may_finish and not fault:
+                backwards.setdefault(following, []).append(state)
             if following in came_from:
                 continue
             came_from[following] = (state, label)
@@ -108,7 +117,21 @@ def explore(model: Model, states_max: int = 1_000_000, seconds_max: float = 60.0
             return result(wrong, state)
         if len(came_from) >= states_max or (transitions & 0x3FF == 0 and time.monotonic() - begun > seconds_max):
             return result(None)
+    if may_finish and (caught := _caught(model, came_from, backwards)) is not None:
+        return result(f"cannot finish any more: {model.unfinished(caught)}", caught)
     return result(None, exhausted=True)
+
+
+def _caught(model: Model, states: Mapping[Hashable, Any], backwards: Mapping[Hashable, list[Any]]) -> Any:
+    """The first state from which no finished one can be reached without faults, or None."""
+    ends = [state for state in states if model.unfinished(state) is None]
+    fine = set(ends)
+    while ends:
+        for before in backwards.get(ends.pop(), ()):
+            if before not in fine:
+                fine.add(before)
+                ends.append(before)
+    return next((state for state in states if state not in fine), None)
 
 
 def _trace(came_from: Mapping[Hashable, tuple[Any, str] | None], state: Any, label: str | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from .sender_broker import NOBODY, broker_steps, process_steps
 from .sender_oracle import lost
 from .sender_rules import FAULTS, Rules
 from .sender_smtp import smtp_steps
-from .sender_state import FRESH, RUNNING, Ghost, Offsets, Record, Sender, World
+from .sender_state import CLOSED, FRESH, RUNNING, Ghost, Offsets, Record, Sender, World
 from .sender_takeover import doubt_steps, takeover_steps
 from .sender_tick import tick_steps
 
@@ -66,6 +66,8 @@ class SenderModel:
         return lost(self.rules, state)
 
     def unfinished(self, state: World) -> str | None:
+        if any(sender.mode == CLOSED for sender in state.senders):
+            return None  # failed closed: the mail waits for a person
         waiting = [delivery for delivery, end in enumerate(state.ghost.terminal) if not end]
         if waiting and "1" in self.rules.properties:
             return f"1: nothing more can happen, and d{waiting[0]} is not terminal"

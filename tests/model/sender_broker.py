@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .explorer import Step, spend
 from .sender_oracle import accept, passes_unsettled, record
-from .sender_rules import COMPACT, CRASH, EXPIRE, KICK, MOVE, TWIN, Rules
+from .sender_rules import COMPACT, CRASH, EXPIRE, FORGET, KICK, MOVE, RETAIN, TWIN, Rules
 from .sender_state import (
     ABORTED,
     ASSIGNED,
@@ -21,6 +21,7 @@ from .sender_state import (
     REVOKED,
     RUNNING,
     TIMED_OUT,
+    Offsets,
     Sender,
     Transaction,
     World,
@@ -40,6 +41,7 @@ def broker_steps(rules: Rules, world: World) -> Iterator[Step]:
     """Everything that no particular sender does."""
     yield from _delay_stage(world)
     yield from _cleaner(rules, world)
+    yield from _retention(world)
     for offset, who in world.ghost.adrift:
         after, broken = accept(rules, world, who, offset)
         adrift = world.ghost.adrift - {(offset, who)}
@@ -81,6 +83,16 @@ def _cleaner(rules: Rules, world: World) -> Iterator[Step]:
     if tuple(log) != world.log:
         budget = put(world.budget, COMPACT, world.budget[COMPACT] - 1)
         yield Step("broker: compacts mail.state", world._replace(log=tuple(log), budget=budget), fault=True)
+
+
+def _retention(world: World) -> Iterator[Step]:
+    if world.committed.low_water >= 0 and (left := spend(world.budget, FORGET)) is not None:
+        after = world._replace(committed=Offsets(-1, -1), budget=left)
+        yield Step("broker: the group's offsets expire", after, fault=True)
+    end = undecided(world.log)
+    if end > world.log_start and (left := spend(world.budget, RETAIN)) is not None:
+        after = world._replace(log=(None,) * end + world.log[end:], log_start=end, budget=left)
+        yield Step(f"broker: retention takes mail.state below {end}", after, fault=True)
 
 
 def _coordinator(rules: Rules, world: World, who: int, transaction: Transaction) -> Iterator[Step]:
@@ -171,7 +183,8 @@ def process_steps(rules: Rules, world: World, who: int) -> Iterator[Step]:
             for label, after in hand_over(rules, gone, who):
                 yield Step(f"group: {name} misses its session and runs on, a zombie{label}", after, fault=True)
         if (sender.tick == NO_TICK or not rules.revoke_waits) and (budget := spend(world.budget, MOVE)) is not None:
-            for heir in heirs(world, who):
+            again = [who] if sender.tick == NO_TICK and rules.drop_revoked else []
+            for heir in again + heirs(world, who):
                 yield _move(rules, world._replace(budget=budget), who, heir)
     if not world.members[who]:
         yield _notice(rules, world, who)
@@ -228,7 +241,10 @@ def _move(rules: Rules, world: World, who: int, heir: int) -> Step:
         kept = sender._replace(stale=in_flight)
     after = assign(rules, with_sender(world, who, kept), heir)
     also = ", a tick in flight" if in_flight else ""
-    return Step(f"group: the partition moves from {NAMES[who]} to {NAMES[heir]}{also}", after, fault=True)
+    moves = (
+        f"moves from {NAMES[who]} to {NAMES[heir]}" if heir != who else f"is revoked and given to {NAMES[who]} again"
+    )
+    return Step(f"group: the partition {moves}{also}", after, fault=True)
 
 
 def _empty(sender: Sender) -> Sender:
@@ -252,5 +268,3 @@ def _notice(rules: Rules, world: World, who: int) -> Step:
     if world.owner is None:
         after = assign(rules, after, who)
     return Step(f"{name} notices that it was dropped: discards, joins again", after)
-
-

@@ -166,6 +166,8 @@ def lost(rules: Rules, world: World) -> str | None:
     if "1" not in rules.properties or any(world.transactions):
         return None
     low_water, floor = world.committed
+    if low_water < 0 or floor < world.log_start:
+        return None  # nobody takes over from here: fail closed, or `unfinished` finds the loss
     missing = {delivery for delivery in range(rules.deliveries) if not world.ghost.terminal[delivery]}
     missing -= {row.delivery for row in world.delayed}
     if not missing:
@@ -178,5 +180,3 @@ def lost(rules: Rules, world: World) -> str | None:
     if missing:
         return f"1: d{min(missing)} is not terminal nor delayed, and a takeover from O={low_water}, S={floor} skips it"
     return None
-
-

@@ -8,7 +8,7 @@ from typing import Literal
 FAULTS = (
     "crash",  # a process dies (and may come back)
     "kick",  # the group drops a member that runs on: a zombie
-    "move",  # a rebalance gives the partition to another member; the old owner stays a member
+    "move",  # a rebalance: revoked and given to another member, or to the same one again
     "unknown",  # the outcome of a commit is not known to the client
     "expire",  # the broker times a living process's transaction out
     "refuse",  # the server defers (451), or the connection is lost before the final dot
@@ -18,8 +18,12 @@ FAULTS = (
     "compact",  # the cleaner runs over mail.state
     "disconnect",  # the connection is lost in commit; librdkafka says it again, the first EndTxn arrives late
     "twin",  # a static member is restarted beside its own zombie
+    "forget",  # the group's committed offsets expire
+    "retain",  # retention takes the decided head of mail.state too early
 )
-CRASH, KICK, MOVE, UNKNOWN, EXPIRE, REFUSE, LOSE_REPLY, HOLD, LAPSE, COMPACT, DISCONNECT, TWIN = range(len(FAULTS))
+CRASH, KICK, MOVE, UNKNOWN, EXPIRE, REFUSE, LOSE_REPLY, HOLD, LAPSE, COMPACT, DISCONNECT, TWIN, FORGET, RETAIN = range(
+    len(FAULTS)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class Rules:
     # takeover
     stable_fetch: bool = True  # committed() waits for offsets of open transactions
     restore_to: Literal["high watermark", "last stable offset"] = "high watermark"
+    missing_offset: Literal["fail closed", "earliest", "latest"] = "fail closed"  # beside a non-empty mail.state
+    missing_head: Literal["fail closed", "looked at once", "go on"] = "fail closed"  # S below the start of mail.state
     lookup: Literal["hop", "attempt", "delivery"] = "hop"
     later_hop_settles: bool = True
     compaction_key: Literal["hop", "delivery"] = "hop"

@@ -18,6 +18,7 @@ AFTER_ABORT = {INTENT_TOLD: FRESH, **RESULT_OF, TOLD[HELD]: FRESH}
 
 # a sender's way to a partition
 IDLE, ASSIGNED, FETCHED, BOUNDED, RUNNING = "idle", "assigned", "fetched", "bounded", "running"
+CLOSED = "closed"  # failed closed: a person has to look
 REVOKED = "revoked"  # the partition went while a tick was in flight (only without revoke_waits)
 
 # a tick
@@ -51,7 +52,7 @@ class Entry(NamedTuple):
 
 
 class Offsets(NamedTuple):
-    """What is committed for the partition: O, and S in its metadata."""
+    """What is committed for the partition: O, and S in its metadata; -1 when nothing is."""
 
     low_water: int
     floor: int
@@ -116,6 +117,7 @@ class World(NamedTuple):
     owner: int | None
     ghost: Ghost
     budget: Budget
+    log_start: int = 0  # retention took what is below
 
 
 def put(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:

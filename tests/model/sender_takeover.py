@@ -10,6 +10,7 @@ from .sender_rules import Rules
 from .sender_state import (
     ASSIGNED,
     BOUNDED,
+    CLOSED,
     COMMITTED,
     DELIVERED,
     FAILED,
@@ -21,6 +22,7 @@ from .sender_state import (
     OPEN,
     RUNNING,
     UNCERTAIN,
+    Offsets,
     Sender,
     World,
     put,
@@ -36,8 +38,9 @@ def takeover_steps(rules: Rules, world: World, who: int) -> Iterator[Step]:
     if sender.mode == ASSIGNED:
         pending = any(t and t.offsets is not None and (t.phase == OPEN or t.offsets_marker) for t in world.transactions)
         if not pending or not rules.stable_fetch:
-            low_water, floor = world.committed
-            after = sender._replace(mode=FETCHED, base=low_water, floor=floor)
+            low_water, floor = _where(rules, world)
+            mode = CLOSED if low_water < 0 else FETCHED
+            after = sender._replace(mode=mode, base=max(low_water, 0), floor=max(floor, 0))
             yield Step(f"{name} takes over: O={low_water}, S={floor}", with_sender(world, who, after))
     elif sender.mode == FETCHED:
         bound = len(world.log) if rules.restore_to == "high watermark" else undecided(world.log)
@@ -49,13 +52,27 @@ def takeover_steps(rules: Rules, world: World, who: int) -> Iterator[Step]:
         yield _read(rules, world, who, sender)
 
 
+def _where(rules: Rules, world: World) -> Offsets:
+    """O and S to start from; -1: do not start."""
+    if world.committed.low_water < 0 and world.log:
+        if rules.missing_offset == "latest":
+            return Offsets(len(world.dispatch), len(world.log))
+        if rules.missing_offset == "fail closed":
+            return world.committed
+    start = world.committed if world.committed.low_water >= 0 else Offsets(0, world.log_start)
+    gone = start.floor < world.log_start and rules.missing_head != "go on"
+    return Offsets(-1, -1) if gone else start
+
+
 def _read(rules: Rules, world: World, who: int, sender: Sender) -> Step:
+    if sender.floor < world.log_start and rules.missing_head == "fail closed":
+        # looked at when S was fetched is not enough: retention may come between
+        closed = with_sender(world, who, sender._replace(mode=CLOSED))
+        return Step(f"{NAMES[who]} takes over: mail.state begins above S={sender.floor}, fails closed", closed)
     entries = world.log[sender.floor : sender.bound]
     offsets = range(sender.base, len(world.dispatch))
     believed = [status(rules, world, offset, entries) for offset in offsets]
-    book = tuple(
-        _settle_doubt(rules, world, who, offset, item) for offset, item in zip(offsets, believed, strict=True)
-    )
+    book = tuple(_settle_doubt(rules, world, who, offset, item) for offset, item in zip(offsets, believed, strict=True))
     marks = tuple(
         _first(world, sender, offset) if item != FRESH else -1 for offset, item in zip(offsets, book, strict=True)
     )
