@@ -67,6 +67,9 @@ def server_properties(node: Node, nodes: Sequence[Node], data: Path, extra: Mapp
         # There is nobody to wait for on one machine, and drills want to see a lost member quickly.
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
+        # A killed broker may not come back before its session ends; 9 s by default, longer than its start takes.
+        "broker.session.timeout.ms": "4000",
+        "broker.heartbeat.interval.ms": "500",
         # A request is at most 900 KB; headroom for headers and dead letters, which carry a record untouched.
         "message.max.bytes": str(MESSAGE_MAX_BYTES),
         "replica.fetch.max.bytes": str(MESSAGE_MAX_BYTES),
