@@ -17,6 +17,18 @@ INT_MAX = (1 << 63) - 1
 class DataRefused(ValueError):
     """This data cannot be rendered; the message names the place and the reason."""
 
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self._problem = problem
+        self._path: list[str] = []
+
+    def within(self, key: object) -> None:
+        """Say that the place is inside `key`; called from the inside out, so that only a refusal pays for paths."""
+        self._path.insert(0, str(key)[:40])
+
+    def __str__(self) -> str:
+        return ascii(".".join(["data", *self._path])[:120])[1:-1] + ": " + self._problem
+
 
 class _Hidden:
     """An attribute that templates do not find."""
@@ -63,41 +75,41 @@ _PLAIN = frozenset([str, float, bool, type(None)])
 def frozen(data: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of `data` for the engine; raises DataRefused for what is not JSON, too deep or too much."""
     if not isinstance(data, Mapping):
-        raise DataRefused(f"data must be an object, not {type(data).__name__}")
-    left = [NODES_MAX]
-    return {_key(key, "data"): _freeze(value, f"data.{key}", 1, left) for key, value in data.items()}
+        raise DataRefused(f"must be an object, not {type(data).__name__}")
+    return _entries({}, data, 0, [NODES_MAX])
 
 
-def _freeze(value: Any, place: str, depth: int, left: list[int]) -> Any:
+def _entries(into: dict[str, Any], data: Mapping[str, Any], depth: int, left: list[int]) -> dict[str, Any]:
+    key: object = ""
+    try:
+        for key, item in data.items():
+            if type(key) is not str:
+                raise DataRefused(f"the key is {type(key).__name__}, not a string")
+            into[key] = item if type(item) in _PLAIN else _freeze(item, depth + 1, left)
+    except DataRefused as error:
+        error.within(key)
+        raise
+    return into
+
+
+def _freeze(value: Any, depth: int, left: list[int]) -> Any:
     kind = type(value)
-    if kind in _PLAIN:
-        return value
     if kind is int:
         if -INT_MAX <= value <= INT_MAX:
             return value
-        raise DataRefused(f"{_place(place)}: an integer beyond 64 bits; send it as a string")
+        raise DataRefused("an integer beyond 64 bits; send it as a string")
     if depth > DEPTH_MAX:
-        raise DataRefused(f"{_place(place)}: nested deeper than {DEPTH_MAX}")
+        raise DataRefused(f"nested deeper than {DEPTH_MAX}")
     if kind is dict:
         _count(left, len(value))
-        return Record([(_key(k, place), _freeze(v, f"{place}.{k}", depth + 1, left)) for k, v in value.items()])
+        return _entries(Record(), value, depth, left)
     if kind is list or kind is tuple:
         _count(left, len(value))
-        return Row([_freeze(item, place, depth + 1, left) for item in value])
-    raise DataRefused(f"{_place(place)}: {kind.__name__} is no JSON value")
+        return Row([item if type(item) in _PLAIN else _freeze(item, depth + 1, left) for item in value])
+    raise DataRefused(f"{kind.__name__} is no JSON value")
 
 
 def _count(left: list[int], nodes: int) -> None:
     left[0] -= nodes
     if left[0] < 0:
         raise DataRefused(f"more than {NODES_MAX} values; a mail does not show so many")
-
-
-def _key(key: object, place: str) -> str:
-    if type(key) is not str:
-        raise DataRefused(f"{_place(place)}: a key is {type(key).__name__}, not a string")
-    return key
-
-
-def _place(place: str) -> str:
-    return ascii(place[:80])[1:-1]
