@@ -9,6 +9,7 @@ import sys
 import click
 import orjson
 
+from postlane.clock import SystemClock
 from postlane.config import ConfigurationError, Environment, read_environment
 from postlane.eventlog.errors import LogError, Retriable
 from postlane.ops.books_database import DatabaseRefused, DatabaseUnavailable, open_database
@@ -58,7 +59,13 @@ async def _rebuild(environment: Environment, yes: bool, fresh: bool) -> Rebuilt:
     cluster = cluster_of(environment)
     try:
         return await rebuild(
-            cluster, engine, environment.names.events, forget=yes, fresh=fresh, progress=_progress(sys.stderr.isatty())
+            cluster,
+            engine,
+            environment.names.events,
+            SystemClock(),
+            forget=yes,
+            fresh=fresh,
+            progress=_progress(sys.stderr.isatty()),
         )
     finally:
         await cluster.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from postlane.clock import SystemClock
 from postlane.config import ConfigurationError, Environment
 from postlane.eventlog.errors import OptionRefused
 from postlane.eventlog.kafka import KafkaLog
@@ -29,4 +30,4 @@ def build(context: ServiceContext) -> Service:
         timeline_days=context.config.topics.events_days,
     )
     engine = open_database(environment.database_url)
-    return Ledger(cluster_of(environment), engine, settings, context.metrics.ledger)
+    return Ledger(cluster_of(environment), engine, settings, context.metrics.ledger, SystemClock())

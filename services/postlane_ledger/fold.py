@@ -12,7 +12,6 @@ Steps, in this order:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -43,13 +42,8 @@ class Folded:
 class Fold:
     """Folds batches of one topic into one set of tables. Not thread-safe: one caller at a time."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        books: Books,
-        topic: str,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-    ) -> None:
+    def __init__(self, engine: Engine, books: Books, topic: str, clock_ms: Callable[[], int]) -> None:
+        """`clock_ms` is milliseconds since 1970; it only says when an offset was moved last."""
         self._engine = engine
         self._books = books
         self._topic = topic

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
+from postlane.clock import Clock
 from postlane.config import ConfigurationError
 from postlane.eventlog.errors import Fatal, LogError, Retriable
 from postlane.eventlog.ports import Log, Member, Membership, Partition, Received
@@ -53,13 +53,24 @@ class LedgerSettings:
 class Ledger:
     """A ledger process (postlane.service.Service, ports.Listener)."""
 
-    def __init__(self, cluster: Log, engine: Engine, settings: LedgerSettings, metrics: LedgerMetrics) -> None:
+    def __init__(
+        self,
+        cluster: Log,
+        engine: Engine,
+        settings: LedgerSettings,
+        metrics: LedgerMetrics,
+        clock: Clock,
+        *,
+        threaded: bool = True,
+    ) -> None:
+        """`threaded` False: the database is used in the event loop itself, as a simulation needs it."""
         self._cluster = cluster
         self._engine = engine
         self._settings = settings
         self._metrics = metrics
-        self._fold = Fold(engine, books(), settings.topic)
-        self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self._clock = clock
+        self._fold = Fold(engine, books(), settings.topic, self._now_ms)
+        self._database = ThreadPoolExecutor(1, thread_name_prefix="database") if threaded else None
         self._member: Member | None = None
         self._next: dict[int, int] = {}  # placed partitions: the offset that the database expects next
         self._unplaced: set[int] = set()
@@ -119,7 +130,8 @@ class Ledger:
             await self._leave()
         finally:
             await self._cluster.close()
-            self._database.shutdown(wait=False, cancel_futures=True)
+            if self._database is not None:
+                self._database.shutdown(wait=False, cancel_futures=True)
             self._engine.dispose()
 
     def not_ready(self) -> str | None:
@@ -214,7 +226,7 @@ class Ledger:
         if not records:
             return
         self._fold_idle.clear()
-        began = time.perf_counter()
+        began = self._clock.monotonic()
         try:
             folded = await self._in_database(lambda: self._fold.apply(prepare(records), expected))
         except Overtaken as error:
@@ -226,7 +238,7 @@ class Ledger:
             self._displace()
         else:
             self._trouble = None
-            self._count(folded, len(records), time.perf_counter() - began)
+            self._count(folded, len(records), self._clock.monotonic() - began)
             for partition, following in folded.next_offsets.items():
                 if partition in self._next:
                     self._next[partition] = following
@@ -289,7 +301,7 @@ class Ledger:
         wait_s = self._settings.prune_every_s
         while True:
             await asyncio.sleep(wait_s)
-            before_ms = int((time.time() - self._settings.timeline_days * 86_400) * 1000)
+            before_ms = self._now_ms() - int(self._settings.timeline_days * 86_400_000)
             owned = sorted(self._next)
             try:
                 gone = await self._in_database(partial(self._fold.prune, owned, before_ms))
@@ -317,6 +329,9 @@ class Ledger:
         if folded.unreadable:
             log.warning("records that could not be read were kept and passed over", extra={"count": folded.unreadable})
 
+    def _now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1000)
+
     def _in_trouble(self, reason: str) -> None:
         if reason != self._trouble:
             log.error("trouble", extra={"reason": reason})
@@ -324,6 +339,8 @@ class Ledger:
 
     async def _in_database(self, call: Callable[[], T]) -> T:
         """On the one database thread, in order."""
+        if self._database is None:
+            return call()
         return await asyncio.get_running_loop().run_in_executor(self._database, call)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, delete, func, insert, inspect, select, text
 
+from postlane.clock import Clock
 from postlane.eventlog.ports import Log, Partition, Received
 from postlane.ops.books_database import database_errors
 from postlane.ops.books_schema import Books, books
@@ -52,6 +53,7 @@ async def rebuild(
     cluster: Log,
     engine: Engine,
     topic: str,
+    clock: Clock,
     *,
     forget: bool = False,
     fresh: bool = False,
@@ -70,7 +72,7 @@ async def rebuild(
             "the log begins after offset 0 (retention), so mails that it no longer has would be forgotten"
         )
     shadow = books(PREFIX)
-    fold = Fold(engine, shadow, topic)
+    fold = Fold(engine, shadow, topic, lambda: int(clock.now().timestamp() * 1000))
     await asyncio.to_thread(_prepare, engine, shadow, fresh)
     stored = await asyncio.to_thread(fold.begin, {partition.number: low[partition] for partition in partitions})
     if any(stored[partition.number] < low[partition] for partition in partitions):  # interrupted too long ago

@@ -63,7 +63,7 @@ class Reader:
 
     def __init__(self, engine: Engine, records: Sequence[Received]) -> None:
         self.records = records
-        self.fold = Fold(engine, books(), TOPIC)
+        self.fold = Fold(engine, books(), TOPIC, lambda: 0)
         self.fold.begin(dict.fromkeys(range(PARTITIONS), 0))
 
     def left(self, stored: dict[int, int]) -> list[Received]:
