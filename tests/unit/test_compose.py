@@ -270,7 +270,7 @@ def test_filenames(filename: str) -> None:
     assert part.get_content() == "abc"
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 3, 56, 57, 58, 113, 114, 1000, 57 * 1025, 100_000])
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 56, 57, 58, 113, 114, 1000, 57 * 32, 57 * 32 + 1, 57 * 64, 100_000])
 def test_attachments_of_every_size(size: int) -> None:
     data = bytes(i * 7 % 256 for i in range(size))
     for content in (base64.b64encode(data).decode(), base64.encodebytes(data).decode()):

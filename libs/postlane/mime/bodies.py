@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 import struct
 from binascii import b2a_base64, b2a_qp
-from functools import lru_cache
 
 from postlane.mime.content import InvalidContent
 
 LINE_MAX_OCTETS = 998  # RFC 5322 2.1.1, without CRLF
 _BASE64_LINE = 76  # RFC 2045 6.8
+_BLOCK = struct.Struct("76s" * 32)  # lines that are cut off in one go
 _TEXT_OCTETS = bytes([9, 10, 13, *range(32, 127)])
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*+={0,2}")
 _WHITE = str.maketrans("", "", " \t\r\n")
@@ -78,12 +78,13 @@ def base64_of(field: str, content: str) -> bytes:
 
 def wrap_base64(digits: bytes) -> bytes:
     """Base64 digits as lines of 76 with CRLF ends; one CRLF for none."""
-    lines, rest = divmod(len(digits), _BASE64_LINE)
-    parts = list(_splitter(lines).unpack_from(digits)) if lines <= 1024 else _sliced(digits, lines)
-    if rest or not lines:
-        parts.append(digits[lines * _BASE64_LINE :])
+    blocks_end = len(digits) // _BLOCK.size * _BLOCK.size
+    parts: list[bytes] = []
+    for block in _BLOCK.iter_unpack(memoryview(digits)[:blocks_end]):
+        parts += block
+    parts += [digits[at : at + _BASE64_LINE] for at in range(blocks_end, len(digits), _BASE64_LINE)]
     parts.append(b"")
-    return b"\r\n".join(parts)
+    return b"\r\n".join(parts) or b"\r\n"
 
 
 def _goes_as_it_is(text: str, data: bytes) -> bool:
@@ -92,12 +93,3 @@ def _goes_as_it_is(text: str, data: bytes) -> bool:
     if text.startswith(("From ", "--=_")) or "\nFrom " in text or "\n--=_" in text:
         return False  # mbox would change the one, the other could be a boundary of ours
     return len(text) <= LINE_MAX_OCTETS or max(map(len, text.split("\n"))) <= LINE_MAX_OCTETS
-
-
-def _sliced(digits: bytes, lines: int) -> list[bytes]:
-    return [digits[at : at + _BASE64_LINE] for at in range(0, lines * _BASE64_LINE, _BASE64_LINE)]
-
-
-@lru_cache(maxsize=1025)
-def _splitter(lines: int) -> struct.Struct:
-    return struct.Struct(f"{_BASE64_LINE}s" * lines)
