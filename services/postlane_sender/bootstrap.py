@@ -15,7 +15,7 @@ from postlane.eventlog.ports import Log, Tail
 from postlane.eventlog.tables import ControlTable, TemplateTable
 from postlane.service import ServiceContext
 from postlane_sender.composer import Composer
-from postlane_sender.config import lanes_of, password_of, test_settings
+from postlane_sender.config import lanes_of, password_of, settings_of_tests
 from postlane_sender.connection import Connection
 from postlane_sender.courier import Link, OpenSession, Pool
 from postlane_sender.lane import LaneState
@@ -33,7 +33,7 @@ class Sender:
     def __init__(self, context: ServiceContext) -> None:
         self._context = context
         self._lanes = lanes_of(context.environment, context.config)
-        self._rules, self._failpoints = test_settings()
+        self._rules, self._failpoints = settings_of_tests()
         self._sessions = _sessions(list(context.config.providers.values()))
         self._life = str(uuid.uuid4())
         self._log: Log | None = None

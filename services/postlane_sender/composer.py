@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from postlane.mime.templates import TemplateError, render
-
 from postlane.core.addresses import InvalidAddress, parse_mailbox
 from postlane.core.events import DispatchReady
 from postlane.eventlog.tables import TemplateTable
 from postlane.mime.compose import compose
 from postlane.mime.content import InvalidContent, Rendered
+from postlane.mime.templates import TemplateError, TemplateRenderer
 from postlane_sender.lane import Composed, NotComposable
 
 
@@ -17,6 +16,7 @@ class Composer:
 
     def __init__(self, templates: TemplateTable) -> None:
         self._templates = templates
+        self._renderer = TemplateRenderer()
 
     def __call__(self, mail: DispatchReady) -> Composed:
         """The same bytes each time it is asked for the same delivery. Raises NotComposable."""
@@ -36,4 +36,4 @@ class Composer:
         template = self._templates.get(wanted.id, wanted.version or 0)
         if template is None:
             raise NotComposable(f"template {wanted.id!r} has no version {wanted.version}")
-        return render(template, wanted.data)
+        return self._renderer.render(template, wanted.data)

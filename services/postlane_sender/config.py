@@ -19,9 +19,7 @@ def lanes_of(environment: Environment, config: Config) -> tuple[str, ...]:
     wanted = environment.lanes or tuple(config.lanes)
     for lane in wanted:
         if lane not in config.lanes:
-            raise ConfigurationError(
-                f"POSTLANE_LANES: there is no lane {lane!r}; configured: {', '.join(config.lanes)}"
-            )
+            raise ConfigurationError(f"POSTLANE_LANES: no lane {lane!r}; configured: {', '.join(config.lanes)}")
     return wanted
 
 
@@ -37,7 +35,7 @@ def password_of(provider: Provider) -> SecretStr | None:
         ) from None
 
 
-def test_settings(environ: Mapping[str, str] | None = None) -> tuple[Rules, Failpoints]:
+def settings_of_tests(environ: Mapping[str, str] | None = None) -> tuple[Rules, Failpoints]:
     """What a test switched off or set up; everything on, nothing set, in a normal process."""
     env = os.environ if environ is None else environ
     try:

@@ -45,10 +45,9 @@ NOT_YET: Final = NotYet.NOT_YET
 class Item(Protocol):
     """What a connection needs to know of a mail; it is handed back by identity."""
 
-    @property
-    def envelope_from(self) -> str: ...
-    @property
-    def recipient(self) -> str: ...
+    envelope_from: str
+    recipient: str
+
     @property
     def size_bytes(self) -> int | None:
         """Size of the body for SIZE, None when it is not known yet."""

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from postlane.core import settle
 from postlane.core.books import Entry, Stage
@@ -194,7 +195,7 @@ class Link:
         else:
             lane.finished(entry, Refused(entry, _LACKING, Phase.MAIL))
 
-    def body_wanted(self, conn: Connection, item: Entry) -> bytes | NotYet | None:
+    def body_wanted(self, conn: Connection, item: Any) -> bytes | NotYet | None:
         answer = self.pool.lane.may_write(item)
         if answer is Write.NOT_YET:
             return NOT_YET
@@ -204,10 +205,10 @@ class Link:
             return answer
         return f"{self._header}{item.mail.delivery_id}\r\n".encode() + answer
 
-    def dot_sent(self, conn: Connection, item: Entry) -> None:
+    def dot_sent(self, conn: Connection, item: Any) -> None:
         self.pool.lane.dot_sent(item)
 
-    def finished(self, conn: Connection, item: Entry, result: Result) -> None:
+    def finished(self, conn: Connection, item: Any, result: Result) -> None:
         lane = self.pool.lane
         kind = self._learn(result)
         if not self.pool.holds(item):

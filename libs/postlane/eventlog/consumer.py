@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from postlane.eventlog.errors import Fatal, Fenced, LogError, Retriable
 from postlane.eventlog.kafka_config import LIBRARY_LOG, Conf
@@ -172,7 +172,7 @@ class KafkaMember:
         if message.topic() is not None and (flow is None or not flow.started):
             return  # about a position that nobody asked for
         where = f"{message.topic()}[{message.partition()}]" if message.topic() else f"group {self._group}"
-        failure = translate(error, f"read {where}")
+        failure = self._fatal(error) if code == KafkaError._FATAL else translate(error, f"read {where}")
         if self._failure is None or isinstance(failure, (Fenced, Fatal)):
             self._failure = failure
 
@@ -300,9 +300,10 @@ class KafkaMember:
         token = consumer.consumer_group_metadata()
         _, generation, member_id = read_token(token)
         added = frozenset(Partition(tp.topic, tp.partition) for tp in partitions)
-        # At the end and paused: there is no position that could be gone, and nothing is fetched.
-        consumer.assign(wire_partitions(sorted(added), OFFSET_END))
-        consumer.pause(wire_partitions(sorted(added), OFFSET_END))
+        # Paused, and at an absolute offset, which costs no look-up: the answer to one for a logical offset (the end,
+        # the beginning) can come late, after the seek of `start`, and silently move the position past records.
+        consumer.assign(wire_partitions(sorted(added), 0))
+        consumer.pause(wire_partitions(sorted(added), 0))
         membership = Membership(self._group, generation, member_id, added, token)
         self._hand_over(lambda: self._assigned(membership, added))
 
@@ -370,7 +371,7 @@ class KafkaMember:
     def _fatal(self, error: KafkaError) -> LogError:
         if self._instance_id is not None and "fenced" in error.str().lower():
             return Fenced(f"group {self._group}: another process has the instance id {self._instance_id}")
-        return translate(error, f"group {self._group}")
+        return Fatal(f"group {self._group}: {describe(error)}")
 
     # -- end
 

@@ -42,7 +42,7 @@ class Outgoing:
     partition: int | None
     key: bytes | None
     value: bytes | None
-    headers: Headers = ()
+    headers: Headers = field(default_factory=list)
 
 
 class Committed(NamedTuple):
