@@ -47,7 +47,8 @@ def request(number: int) -> Outgoing:
     )
     trace = [("traceparent", f"00-{uuid4().hex}-{uuid4().hex[:16]}-01".encode())]
     ident = message.message_id
-    return Outgoing(NAMES.requests, None, ident.encode(), encode(message), headers(MailRequested, "bench", ident, at, trace))
+    wire_headers = headers(MailRequested, "bench", ident, at, trace)
+    return Outgoing(NAMES.requests, None, ident.encode(), encode(message), wire_headers)
 
 
 NAMES = TopicNames("bench.")
@@ -85,7 +86,7 @@ async def _measure(bootstrap: str, folder: Path, count: int, partitions: int) ->
         if os.environ.get("BENCH_PROFILE"):
             command = [sys.executable, "-m", "cProfile", "-o", os.environ["BENCH_PROFILE"], "-m", "postlane_router"]
         with (folder / "router.log").open("wb") as log:
-            process = subprocess.Popen(command, env=env, stderr=log)
+            process = subprocess.Popen(command, env=env, stderr=log)  # noqa: ASYNC220
             try:
                 return await _watch(cluster, process, count, partitions)
             finally:

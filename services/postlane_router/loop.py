@@ -23,7 +23,7 @@ from typing import Protocol
 from postlane.core.delay import STEPS
 from postlane.core.policy import Config
 from postlane.core.route import RoutePolicy
-from postlane.eventlog.errors import Aborted, CommitUnknown, Fatal, Fenced, Retriable, TooLarge
+from postlane.eventlog.errors import Aborted, CommitUnknown, Fatal, Fenced, LogError, Retriable, TooLarge
 from postlane.eventlog.ports import Committed, Log, Member, Partition, Received, Transaction, Transactor
 from postlane.eventlog.topics import TopicNames
 from postlane.telemetry.metrics import RouterMetrics
@@ -127,7 +127,7 @@ class Router:
             await self._let_go()
         finally:
             self._store.close()
-            await self._cluster.close()
+            await _take_leave(self._cluster)
 
     def not_ready(self) -> str | None:
         """None while everything that is ours moves."""
@@ -144,12 +144,11 @@ class Router:
         self._own.cancel()
         member, self._member = self._member, None
         transactor, self._transactor = self._transactor, None
-        if member is not None:
-            await member.close()
+        for it in (member, transactor):
+            if it is not None:
+                await _take_leave(it)
         self._own.member = None
         self._own.cancel()
-        if transactor is not None:
-            await transactor.close()
         await self._tables.close()
 
     async def _check_partitions(self) -> None:
@@ -358,6 +357,11 @@ class Router:
         """Lag of the requests and of each step of the delay stage (its backlog)."""
         while True:
             await asyncio.sleep(self._settings.lag_every_s)
+            try:
+                self._tables.check()
+            except LogError as error:
+                self._own.failure = error
+                return
             ready = {p: book.next for p, book in self._own.books.items() if book.next is not None}
             try:
                 ends = await self._cluster.high_watermarks(list(ready)) if ready else {}
@@ -372,3 +376,15 @@ class Router:
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
+
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+async def _take_leave(it: _Closable) -> None:
+    """Close. A log that does not answer any more changes nothing: positions are committed, sessions time out."""
+    try:
+        await it.close()
+    except LogError as error:
+        log.warning("could not take leave of the log", extra={"error": str(error)})

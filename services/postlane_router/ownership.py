@@ -18,7 +18,7 @@ from typing import Protocol
 
 from postlane.core.events import Seen
 from postlane.eventlog.codec import Unreadable, decode
-from postlane.eventlog.errors import LogError, Retriable
+from postlane.eventlog.errors import Retriable
 from postlane.eventlog.ports import Committed, Log, Member, Membership, Partition, Received
 from postlane.eventlog.topics import TopicNames
 from postlane_router.store import DAY_S, Applied, Entry, SeenStore, StoreBroken
@@ -167,7 +167,7 @@ class Ownership:
             except FailClosed as error:
                 self.problem = str(error)
                 wait_s *= CLOSED_AGAIN_FACTOR
-            except LogError as error:
+            except Exception as error:  # nothing that waiting mends: the loop raises it and the process ends
                 self.failure = error
                 return
             log.error("cannot take over yet", extra={"reason": self.problem, "again_in_s": wait_s})

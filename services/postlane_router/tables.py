@@ -88,6 +88,11 @@ class RouterTables:
         for tail in tails:
             await tail.close()
 
+    def check(self) -> None:
+        """Raises what ended one of the tails: the tables would go stale without a word."""
+        for tail in self._tails:
+            _ = tail.lag
+
     async def freshen_templates(self, cluster: Log, names: TopicNames, timeout_s: float) -> None:
         """Apply what is in the topic by now: a template is put right before the first mail that names it."""
         count = await cluster.partition_count(names.templates)

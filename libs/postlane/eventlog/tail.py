@@ -74,8 +74,9 @@ class KafkaTail:
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
-        if self._consumer is not None:
-            await self._worker.call(self._consumer.close)
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await self._worker.call(consumer.close)
         self._worker.stop()
 
     async def _follow(self) -> None:
