@@ -18,7 +18,7 @@ from confluent_kafka import (
 )
 from confluent_kafka import admin as _untyped
 
-from postlane.eventlog.errors import UnknownTopic
+from postlane.eventlog.errors import Retriable, UnknownTopic
 from postlane.eventlog.kafka_config import REQUEST_TIMEOUT_S, ClientConfig
 from postlane.eventlog.kafka_errors import kafka_error, translate, translated
 from postlane.eventlog.ports import Committed, Partition
@@ -115,8 +115,21 @@ class KafkaAdmin:
             isolation_level=level,
             request_timeout=self._timeout_s,
         )
-        found = await self._all(futures, "list offsets of")
+        try:
+            found = await self._all(futures, "list offsets of")
+        except Retriable as error:
+            if _is_nowhere(error.__cause__):  # no leader: none now, or no such partition
+                await self._exist(partitions)
+            raise
         return {Partition(tp.topic, tp.partition): info.offset for tp, info in found.items()}
+
+    async def _exist(self, partitions: Collection[Partition]) -> None:
+        """Raises UnknownTopic unless all of them do."""
+        for topic in sorted({p.topic for p in partitions}):
+            count = await self.partition_count(topic)
+            for p in sorted(partitions):
+                if p.topic == topic and not 0 <= p.number < count:
+                    raise UnknownTopic(f"{topic}[{p.number}]: it has {count} partitions")
 
     async def high_watermarks(self, partitions: Collection[Partition]) -> dict[Partition, int]:
         return await self.offsets(partitions, _api.OffsetSpec.latest())
@@ -269,6 +282,11 @@ class KafkaAdmin:
         )
         entries = next(iter(found.values()))
         return {name: entries[name].value for name in names if name in entries and entries[name].value is not None}
+
+
+def _is_nowhere(error: BaseException | None) -> bool:
+    known = kafka_error(error) if error is not None else None
+    return known is not None and known.code() == KafkaError._NOENT
 
 
 def _topic_state(name: str, found: Any, config: Mapping[str, str]) -> TopicState:

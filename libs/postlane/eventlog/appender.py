@@ -75,7 +75,7 @@ class KafkaAppender:
         named: dict[str, Any] = {} if record.partition is None else {"partition": record.partition}
         try:
             self._producer.produce(
-                record.topic, record.value, record.key, headers=record.headers, on_delivery=delivered, **named
+                record.topic, record.value, record.key, headers=list(record.headers), on_delivery=delivered, **named
             )
         except BufferError:
             raise Retriable("the producer's buffer is full; wait for acknowledgements") from None

@@ -86,8 +86,9 @@ class KafkaLog:
         return tail
 
     async def close(self) -> None:
-        """Close what is still open, the last opened first."""
+        """Close what is still open: members first, because letting go may still commit."""
         opened, self._opened = self._opened[::-1], []
+        opened.sort(key=lambda it: not isinstance(it, KafkaMember))
         results = [await _closed(it) for it in opened]
         await self._readers.close()
         for error in results:

@@ -46,6 +46,34 @@ PROTECTED = frozenset(
         "transactional.id",
     }
 )
+# Options that only one kind of client knows; the other would warn of each at every start.
+_OF_CONSUMERS = (
+    "auto.commit.",
+    "check.crcs",
+    "coordinator.query.",
+    "fetch.",
+    "group.",
+    "heartbeat.",
+    "max.partition.fetch.",
+    "max.poll.",
+    "offset.store.",
+    "queued.",
+    "session.",
+)
+_OF_PRODUCERS = (
+    "batch.",
+    "compression.",
+    "delivery.",
+    "linger.",
+    "message.send.",
+    "message.timeout.",
+    "queue.buffering.",
+    "queuing.",
+    "request.timeout.",
+    "retries",
+    "sticky.",
+    "transaction.",
+)
 Conf = dict[str, Any]
 
 
@@ -73,6 +101,9 @@ class ClientConfig:
     bootstrap_servers: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
     client_id: str = "postlane"
+
+    def _options(self, foreign: tuple[str, ...]) -> Conf:
+        return {name: value for name, value in self.options.items() if not name.startswith(foreign)}
 
     def _base(self, role: str, client_id: str | None = None) -> Conf:
         return {
@@ -107,7 +138,7 @@ class ClientConfig:
         }
 
     def admin(self) -> Conf:
-        return {**self._base("admin"), "log_level": 0, **self.options}
+        return {**self._base("admin"), "log_level": 0, **self._options(_OF_CONSUMERS + _OF_PRODUCERS)}
 
     def member(self, group: str, instance_id: str | None, client_id: str | None) -> Conf:
         """read_committed, nothing committed by itself, range (only eager range co-assigns several topics)."""
@@ -116,7 +147,7 @@ class ClientConfig:
             "session.timeout.ms": SESSION_TIMEOUT_MS,
             "heartbeat.interval.ms": 2_000,
             "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
-            **self.options,
+            **self._options(_OF_PRODUCERS),
             "group.id": group,
             "group.protocol": "classic",
             "partition.assignment.strategy": "range",
@@ -132,7 +163,7 @@ class ClientConfig:
             **self._consumer(role),
             "fetch.wait.max.ms": 20,
             "queued.max.messages.kbytes": 8_192,
-            **self.options,
+            **self._options(_OF_PRODUCERS),
             "group.id": f"{self.client_id}-{role}",
             "enable.partition.eof": True,
             "isolation.level": "read_committed" if committed else "read_uncommitted",
@@ -162,7 +193,7 @@ class ClientConfig:
             "retry.backoff.ms": 2,
             # An open transaction of a dead process holds back every read_committed reader for so long.
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-            **self.options,
+            **self._options(_OF_CONSUMERS),
             "transactional.id": transactional_id,
             "enable.idempotence": True,
             "acks": "all",
@@ -173,7 +204,7 @@ class ClientConfig:
             **self._producer("appender"),
             "retry.backoff.ms": 20,
             "message.timeout.ms": DELIVERY_TIMEOUT_MS,
-            **self.options,
+            **self._options(_OF_CONSUMERS),
             "enable.idempotence": True,
             "acks": "all",
         }

@@ -135,10 +135,10 @@ class MemoryLog:
         return tail
 
     async def close(self) -> None:
+        for member in self._members[::-1]:  # first: letting go may still commit
+            await member.close()
         for it in self._opened[::-1]:
             await it.close()
-        for member in self._members[::-1]:
-            await member.close()
         self._opened, self._members = [], []
 
 

@@ -23,6 +23,7 @@ OFFSETS_TIMEOUT_S = 10.0
 COMMIT_TIMEOUT_S = 15.0
 ABORT_TIMEOUT_S = 10.0
 _BUFFER_TIMEOUT_S = 10.0
+_ANY_PARTITION = -1  # RD_KAFKA_PARTITION_UA: the key decides
 _log = logging.getLogger(__name__)
 
 
@@ -120,24 +121,29 @@ class KafkaTransactor:
             raise Aborted(f"{self._id}: not begun: {error}") from error
 
     def _produce(self, records: Sequence[Outgoing]) -> None:
-        produce = self._producer.produce
-        last = {(r.topic, r.partition): i for i, r in enumerate(records)}
-        for i, record in enumerate(records):
-            partition = record.partition
-            named: dict[str, Any] = {} if partition is None else {"partition": partition}
-            if partition is None or last[record.topic, partition] == i:
-                named["on_delivery"] = self._delivered
+        """Only the last record of each partition reports back: it tells the end, and a failure of any fails commit."""
+        produce, delivered = self._producer.produce, self._delivered
+        closing = set(map(id, {(r.topic, r.partition): r for r in records}.values()))
+        for record in records:
+            partition, headers = record.partition, record.headers
+            if type(headers) is not list:
+                headers = list(headers)
+            report = delivered if partition is None or id(record) in closing else None
+            number = _ANY_PARTITION if partition is None else partition
             try:
-                produce(record.topic, record.value, record.key, headers=record.headers, **named)
+                produce(record.topic, record.value, record.key, number, on_delivery=report, headers=headers)
             except BufferError:
-                self._wait_for_room(record, named)
+                self._wait_for_room(record, number, report)
 
-    def _wait_for_room(self, record: Outgoing, named: dict[str, Any]) -> None:
+    def _wait_for_room(self, record: Outgoing, number: int, report: Any) -> None:
         deadline = time.monotonic() + _BUFFER_TIMEOUT_S
+        headers = list(record.headers)
         while True:
             self._producer.poll(0.01)
             try:
-                self._producer.produce(record.topic, record.value, record.key, headers=record.headers, **named)
+                self._producer.produce(
+                    record.topic, record.value, record.key, number, on_delivery=report, headers=headers
+                )
                 return
             except BufferError:
                 if time.monotonic() > deadline:

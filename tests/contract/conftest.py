@@ -1,0 +1,17 @@
+"""The adapters that the contract is run against: real Kafka, and the log in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.contract.log_benches import Bench, KafkaBench, MemoryBench
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    of_kafka = request.param == "kafka"
+    made: Bench = KafkaBench(request.getfixturevalue("kafka").bootstrap_servers) if of_kafka else MemoryBench()
+    yield made
+    await made.close()
