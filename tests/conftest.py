@@ -17,7 +17,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     cluster = KafkaCluster(tmp_path_factory.mktemp("kafka"), brokers=1, port=0, tied=True)
     cluster.start()
     yield cluster
-    cluster.stop(grace_s=5.0)
+    cluster.stop()
 
 
 @pytest.fixture

