@@ -90,6 +90,8 @@ def run(
     `default_port` is where /livez, /readyz and /metrics answer unless POSTLANE_HTTP_PORT says otherwise. A second
     signal, or `stop_timeout_s` seconds, end a stop that hangs (exit code 1).
     """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_before_the_loop)
     try:
         environment = read_environment()
         logs.configure(name, environment.instance_id)
@@ -105,6 +107,11 @@ def run(
     except Exception:
         log.exception("the service failed")
         return 1
+
+
+def _stop_before_the_loop(number: int, frame: object) -> None:
+    """Nothing has begun yet, so a stop is an orderly one; the loop takes the signals over when it starts."""
+    raise SystemExit(0)
 
 
 def _run(

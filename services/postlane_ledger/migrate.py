@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.resources import files
 
 from alembic import command
@@ -23,6 +24,7 @@ def upgrade(engine: Engine) -> str:
     Two ledgers that start together take turns. Raises ConfigurationError when the schema is newer than this version
     or the database forbids the change, DatabaseUnavailable.
     """
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of itself at every start
     config = Config()
     config.set_main_option("script_location", str(files("postlane_ledger") / "migrations"))
     script = ScriptDirectory.from_config(config)
