@@ -13,15 +13,12 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from postlane.core.errors import ConfigurationError as ConfigurationError
 from postlane.core.policy import Config
 from postlane.eventlog.topics import TopicNames
 
 DEFAULT_CONFIG = Path("postlane.yaml")
 _KAFKA = "POSTLANE_KAFKA_"
-
-
-class ConfigurationError(Exception):
-    """The environment or postlane.yaml is wrong; the message names the place and what to do. Exit code 2."""
 
 
 class Environment(BaseModel):

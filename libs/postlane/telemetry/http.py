@@ -17,7 +17,7 @@ import orjson
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from postlane.config import ConfigurationError
+from postlane.core.errors import ConfigurationError
 
 REQUESTS_AT_ONCE_MAX = 16
 REQUEST_TIMEOUT_S = 5.0

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from postlane.config import ConfigurationError
+from postlane.core.errors import ConfigurationError
 
 LEVEL_VARIABLE = "POSTLANE_LOG_LEVEL"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from postlane.config import ConfigurationError
+from postlane.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
