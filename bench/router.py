@@ -7,6 +7,7 @@ process starts; time counts from its first committed transaction to its last.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 from uuid import uuid4
 
 from postlane.core.events import MailRequested
@@ -88,7 +90,8 @@ async def _measure(bootstrap: str, folder: Path, count: int, partitions: int) ->
         with (folder / "router.log").open("wb") as log:
             process = subprocess.Popen(command, env=env, stderr=log)  # noqa: ASYNC220
             try:
-                return await _watch(cluster, process, count, partitions)
+                figures = await _watch(cluster, process, count, partitions)
+                return {**figures, **_metrics(folder / "router.log")}
             finally:
                 process.terminate()
                 process.wait(30)
@@ -114,6 +117,20 @@ async def _watch(cluster: KafkaLog, process: subprocess.Popen[bytes], count: int
         if process.poll() is not None:
             raise RuntimeError(f"the router ended with {process.returncode}")
         await asyncio.sleep(0.05)
+
+
+def _metrics(log: Path) -> dict[str, Any]:
+    """Transactions, and what one took, by the router's own metrics."""
+    (address,) = (line["http"] for line in map(json.loads, log.read_text().splitlines()) if "http" in line)
+    with urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    found = {name: float(value) for name, value in (x.rsplit(" ", 1) for x in lines if not x.startswith("#"))}
+    count = found["postlane_router_batch_seconds_count"]
+    return {
+        "transactions": round(count),
+        "requests_per_transaction": round(found["postlane_router_batch_records_sum"] / count),
+        "commit_ms": round(found["postlane_router_batch_seconds_sum"] / count * 1000, 1),
+    }
 
 
 def _cpu_s(pid: int) -> float:

@@ -204,10 +204,10 @@ class Decider:
         key = ready.message_id.encode()
         decision = look(ready, self._knows, now)
         if isinstance(decision, End):
-            return list(self._events(record, key, [decision.event], trace))
+            return self._events(record, key, [decision.event], trace)
         if isinstance(decision, Wait):
             self._count(batch, ready, decision.step)
-            written = list(self._events(record, key, [decision.event] if decision.event else [], trace))
+            written = self._events(record, key, [decision.event] if decision.event else [], trace)
             if decision.ready is not None:
                 content = encode_content(decision.ready.content)
                 changed = self._writer.dispatch(record.partition, key, decision.ready, content, decision.step, trace)
@@ -256,10 +256,10 @@ class Decider:
 
     def _events(
         self, record: Received, key: bytes | None, events: Sequence[Fact], trace: Sequence[tuple[str, bytes]]
-    ) -> Iterator[Outgoing]:
-        for number, event in enumerate(events):
-            ident = f"{record.topic}/{record.partition}/{record.offset}/{number}".encode()
-            yield self._writer.event(record.partition, key, event, ident, trace)
+    ) -> list[Outgoing]:
+        source = f"{record.topic}/{record.partition}/{record.offset}/"
+        make, partition = self._writer.event, record.partition
+        return [make(partition, key, event, f"{source}{n}".encode(), trace) for n, event in enumerate(events)]
 
     def _count(self, batch: Batch, ready: DispatchReady, step: Step | None) -> None:
         if step is None:

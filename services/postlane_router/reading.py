@@ -21,7 +21,7 @@ _HEADER_VALUE_MAX_CHARS = 500  # of one that needs no second look: longer ones m
 _NOT_CONTENT = frozenset({"message_id", "key", "requested_at"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reading:
     """A request with what is needed to tell whether it came before."""
 
