@@ -18,7 +18,8 @@ import click
 
 from postlane.local.errors import LocalError
 from postlane.local.kafka import KafkaCluster
-from postlane.local.services import StackPlan, children, database_url, inherited, user_config
+from postlane.local.practice import PracticeControl
+from postlane.local.services import PRACTICE, StackPlan, children, database_url, inherited, user_config
 from postlane.local.stack import Stack
 
 _DATA_DIR = "./.postlane"
@@ -139,6 +140,7 @@ def up(
         "children": [
             {"name": n, "pid": stack.pid(n), "url": stack.url(n), "log": str(stack.log_path(n))} for n in stack.names()
         ],
+        "practice": _practice(stack),
         "database_url": None if env.get("POSTLANE_DATABASE_URL") else database_url(data_dir),
         "seconds": round(time.monotonic() - began, 2),
     }
@@ -163,6 +165,14 @@ def down(data_dir: Path, as_json: bool) -> None:
     _print({"stopped": names, "killed": killed, "dead_before": dead}, as_json, "Stopped." if names else "Nothing ran.")
     for name in killed:
         click.echo(f"{name} did not end in time and was killed.", err=True)
+
+
+def _practice(stack: Stack) -> dict[str, object] | None:
+    url = stack.url(PRACTICE) if PRACTICE in stack.names() else None
+    if url is None:
+        return None
+    smtp = PracticeControl(url).health()["smtp"]
+    return {"control": url, "smtp": {name: f"{of['host']}:{of['port']}" for name, of in smtp.items()}}
 
 
 def _stay(stack: Stack, stopping: threading.Event) -> None:
