@@ -4,8 +4,6 @@ Every call of the library runs on one poll thread: since confluent-kafka 2.16 a 
 and a call from another one would wait until the callback in progress has returned. Rebalance callbacks run on it too,
 inside `consume`, and hand over to the caller's event loop; the thread waits, so that a partition is let go only when
 the listener has returned, and meanwhile answers what the listener asks (`committed`).
-Flow per partition (started where, paused or not) is decided on the event loop and applied by the poll thread before
-each fetch; what had been fetched before is filtered, or kept for later, when it reaches the loop.
 """
 
 from __future__ import annotations
@@ -14,16 +12,14 @@ import asyncio
 import concurrent.futures
 import logging
 import queue
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from postlane.eventlog.errors import Fatal, Fenced, LogError, Retriable
+from postlane.eventlog.flow import Flows
 from postlane.eventlog.kafka_config import LIBRARY_LOG, Conf
 from postlane.eventlog.kafka_errors import describe, translate, translated
 from postlane.eventlog.ports import Committed, Listener, Membership, Partition, Received
@@ -35,39 +31,28 @@ _RETRY_SLICE_S = 0.002
 _COMMITTED_TIMEOUT_S = 5.0
 _COMMITTED_TRIES_MAX = 10
 _COMMITTED_WAIT_S = 0.1
-_MOVE_TRIES_MAX = 2_000
 _log = logging.getLogger(__name__)
+Leave = Callable[[str, str, str], Awaitable[None]]  # group, instance id, member id
 _Question = tuple[list[Partition], "concurrent.futures.Future[dict[Partition, Committed | None] | None]"]
-
-
-@dataclass(slots=True)
-class _Flow:
-    """What the caller wants of one partition; offset is None once the library has been told."""
-
-    offset: int | None = None
-    running: bool = False
-    started: bool = False
-    tries: int = 0
-    kept: deque[Received] = field(default_factory=deque)
 
 
 class KafkaMember:
     """Fills `ports.Member`."""
 
-    def __init__(self, conf: Conf, topics: Sequence[str], listener: Listener) -> None:
+    def __init__(self, conf: Conf, topics: Sequence[str], listener: Listener, leave: Leave) -> None:
         self._listener = listener
+        self._leave = leave
+        self._member_id = ""
         self._loop = asyncio.get_running_loop()
         self._group = str(conf["group.id"])
         self._instance_id: str | None = conf.get("group.instance.id")
         self._callback_timeout_s = int(conf["max.poll.interval.ms"]) / 1000 * 0.9
         self._worker = Worker(f"postlane-poll-{self._group}")
         self._asked: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._flows: dict[Partition, _Flow] = {}
-        self._dirty: set[Partition] = set()
-        self._moves = 0  # counts commands, to tell a batch that was fetched before one
+        self._flows = Flows()
         self._membership: Membership | None = None
         self._fetch: asyncio.Future[tuple[int, list[Received]]] | None = None
+        self._polling = False
         self._failure: BaseException | None = None
         self._closed = False
         try:
@@ -85,63 +70,34 @@ class KafkaMember:
     # -- records
 
     async def poll(self, max_records: int, timeout_s: float) -> Sequence[Received]:
-        kept = self._take_kept(max_records)
+        kept = self._flows.take_kept(max_records)
         if kept:
-            timeout_s, max_records = 0.0, max(1, max_records - len(kept))
+            return kept
         if self._fetch is None:
             self._fetch = self._worker.call(self._consume, max_records, timeout_s)
+        fetch = self._fetch
+        if self._polling:
+            raise RuntimeError("poll is already running")
+        self._polling = True
         try:
             # A cancelled caller leaves the fetch to the next one: its records must not be lost.
-            moves, records = await asyncio.shield(self._fetch)
-        except asyncio.CancelledError:
-            self._give_back(kept)
-            raise
-        except Exception as error:
-            self._fetch = None
-            self._give_back(kept)
-            raise translated(error, f"poll group {self._group}") from error
+            await asyncio.wait([fetch])
+        finally:
+            self._polling = False
         self._fetch = None
-        if moves != self._moves or kept:
-            records = self._deliverable(records)
-            kept = [r for r in kept if self._is_running(r)]
-        return kept + records if kept else records
-
-    def _is_running(self, record: Received) -> bool:
-        flow = self._flows.get(Partition(record.topic, record.partition))
-        return flow is not None and flow.running and flow.offset is None
-
-    def _deliverable(self, records: list[Received]) -> list[Received]:
-        through = []
-        for record in records:
-            flow = self._flows.get(Partition(record.topic, record.partition))
-            if flow is None or flow.offset is not None:
-                continue  # no longer ours, or fetched before the start that is still to come
-            if flow.running and not flow.kept:
-                through.append(record)
-            else:
-                flow.kept.append(record)
-        return through
-
-    def _take_kept(self, max_records: int) -> list[Received]:
-        taken: list[Received] = []
-        for flow in self._flows.values():
-            while flow.running and flow.kept and len(taken) < max_records:
-                taken.append(flow.kept.popleft())
-        return taken
-
-    def _give_back(self, records: list[Received]) -> None:
-        for record in reversed(records):
-            flow = self._flows.get(Partition(record.topic, record.partition))
-            if flow is not None and flow.offset is None:
-                flow.kept.appendleft(record)
+        error = fetch.exception()
+        if error is not None:
+            raise translated(error, f"poll group {self._group}") from error
+        moves, records = fetch.result()
+        return self._flows.sort(records, moves)
 
     def _consume(self, limit: int, timeout_s: float) -> tuple[int, list[Received]]:
         """On the poll thread. `consume(n)` of the library waits for all n, so: wait for one, take the rest."""
         deadline = time.monotonic() + timeout_s
         while True:
             self._answer_all()
-            slice_s = self._apply_moves()
-            moves = self._moves
+            slice_s = _SLICE_S if self._flows.apply(self._consumer) else _RETRY_SLICE_S
+            moves = self._flows.moves
             remaining_s = deadline - time.monotonic()
             messages = self._consumer.consume(1, max(0.0, min(slice_s, remaining_s)))
             if messages and limit > 1:
@@ -168,8 +124,7 @@ class KafkaMember:
         code = error.code()
         if code in (KafkaError._PARTITION_EOF, KafkaError._MAX_POLL_EXCEEDED):
             return  # after an exceeded poll interval the library says `lost`, and joins again
-        flow = self._flows.get(Partition(message.topic() or "", message.partition() or 0))
-        if message.topic() is not None and (flow is None or not flow.started):
+        if message.topic() is not None and not self._flows.is_started(message.topic(), message.partition()):
             return  # about a position that nobody asked for
         where = f"{message.topic()}[{message.partition()}]" if message.topic() else f"group {self._group}"
         failure = self._fatal(error) if code == KafkaError._FATAL else translate(error, f"read {where}")
@@ -181,64 +136,14 @@ class KafkaMember:
     def start(self, partition: Partition, offset: int) -> None:
         if offset < 0:
             raise ValueError(f"{partition}: start at {offset}; an explicit offset is needed")
-        with self._lock:
-            flow = self._flows.get(partition)
-            if flow is None:
-                _log.debug("%s is no longer ours: not started", partition)
-                return
-            flow.offset, flow.running, flow.started, flow.tries = offset, True, True, 0
-            flow.kept.clear()
-            self._command(partition)
+        if not self._flows.start(partition, offset):
+            _log.debug("%s is no longer ours: not started", partition)
 
     def pause(self, partitions: Collection[Partition]) -> None:
-        self._set_running(partitions, False)
+        self._flows.set_running(partitions, False)
 
     def resume(self, partitions: Collection[Partition]) -> None:
-        self._set_running(partitions, True)
-
-    def _set_running(self, partitions: Collection[Partition], running: bool) -> None:
-        with self._lock:
-            for partition in partitions:
-                flow = self._flows.get(partition)
-                if flow is not None and flow.started and flow.running != running:
-                    flow.running = running
-                    self._command(partition)
-
-    def _command(self, partition: Partition) -> None:
-        self._dirty.add(partition)
-        self._moves += 1
-
-    def _apply_moves(self) -> float:
-        """On the poll thread: tell the library what is wanted; returns how long the next fetch may wait (seconds)."""
-        if not self._dirty:
-            return _SLICE_S
-        with self._lock:
-            for partition in sorted(self._dirty):
-                flow = self._flows.get(partition)
-                if flow is None or self._apply(partition, flow):
-                    self._dirty.discard(partition)
-            return _RETRY_SLICE_S if self._dirty else _SLICE_S
-
-    def _apply(self, partition: Partition, flow: _Flow) -> bool:
-        if flow.offset is not None:
-            target = TopicPartition(partition.topic, partition.number, flow.offset)
-            # Resume first: a seek of a partition that is still paused can be forgotten or wait a second (librdkafka
-            # 2.16, found by trial); what a fetch in between brings belongs to an older version and is dropped.
-            self._consumer.resume([target])
-            try:
-                self._consumer.seek(target)
-            except KafkaException as error:
-                flow.tries += 1
-                if error.args[0].code() == KafkaError._STATE and flow.tries < _MOVE_TRIES_MAX:
-                    return False  # the fetcher has not begun yet
-                self._failure = translate(error.args[0], f"start {partition} at {flow.offset}")
-                return True
-            flow.offset = None
-        if not flow.running:
-            self._consumer.pause([TopicPartition(partition.topic, partition.number)])
-        else:
-            self._consumer.resume([TopicPartition(partition.topic, partition.number)])
-        return True
+        self._flows.set_running(partitions, True)
 
     # -- positions
 
@@ -304,6 +209,7 @@ class KafkaMember:
         # the beginning) can come late, after the seek of `start`, and silently move the position past records.
         consumer.assign(wire_partitions(sorted(added), 0))
         consumer.pause(wire_partitions(sorted(added), 0))
+        self._member_id = member_id
         membership = Membership(self._group, generation, member_id, added, token)
         self._hand_over(lambda: self._assigned(membership, added))
 
@@ -318,20 +224,13 @@ class KafkaMember:
         consumer.unassign()
 
     async def _assigned(self, membership: Membership, added: frozenset[Partition]) -> None:
-        with self._lock:
-            for partition in added:
-                self._flows[partition] = _Flow()
-            self._moves += 1
+        self._flows.add(added)
         self._membership = membership
         await self._listener.assigned(membership, added)
 
     async def _gone(self, told: Coroutine[Any, Any, None], removed: frozenset[Partition], *, after: bool) -> None:
         """Nothing more is delivered; under `revoked` the membership still holds until the listener has returned."""
-        with self._lock:
-            for partition in removed:
-                self._flows.pop(partition, None)
-                self._dirty.discard(partition)
-            self._moves += 1
+        self._flows.remove(removed)
         if not after:
             self._membership = None
         try:
@@ -385,6 +284,15 @@ class KafkaMember:
             await self._worker.call(self._consumer.close)
         finally:
             self._worker.stop()
+        if leave and self._instance_id is not None and self._member_id:
+            await self._take_out()
         if self._failure is not None and not isinstance(self._failure, Fenced):
             failure, self._failure = self._failure, None
             raise translated(failure, f"leave group {self._group}")
+
+    async def _take_out(self) -> None:
+        """Best effort: what cannot be taken out now waits for the session timeout, as without `leave`."""
+        try:
+            await self._leave(self._group, self._instance_id or "", self._member_id)
+        except LogError as error:
+            _log.warning("static member %s stays until its session times out: %s", self._instance_id, error)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from postlane.eventlog.admin import KafkaAdmin
 from postlane.eventlog.appender import KafkaAppender
 from postlane.eventlog.consumer import KafkaMember
 from postlane.eventlog.kafka_config import ClientConfig, check_options
+from postlane.eventlog.leave import remove_static_member
 from postlane.eventlog.ports import Listener, Partition, Received
 from postlane.eventlog.producer import KafkaTransactor
 from postlane.eventlog.reader import Readers
@@ -61,7 +63,8 @@ class KafkaLog:
         instance_id: str | None = None,
         client_id: str | None = None,
     ) -> KafkaMember:
-        member = KafkaMember(self._config.member(group, instance_id, client_id), topics, listener)
+        leave = partial(remove_static_member, self._config.bootstrap_servers, self._config.options)
+        member = KafkaMember(self._config.member(group, instance_id, client_id), topics, listener, leave)
         self._opened.append(member)
         return member
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -18,7 +18,7 @@ from postlane.eventlog.ports import Outgoing, Partition, Transaction
 from postlane.eventlog.records import read_token
 from postlane.eventlog.worker import Worker
 
-INIT_TIMEOUT_S = 30.0
+INIT_TIMEOUT_S = 15.0
 OFFSETS_TIMEOUT_S = 10.0
 COMMIT_TIMEOUT_S = 15.0
 ABORT_TIMEOUT_S = 10.0
@@ -37,6 +37,7 @@ class KafkaTransactor:
         self._producer: Any = None
         self._usable = False
         self._closed = False
+        self.before_commit: Callable[[], None] | None = None  # tests: what is done when all but the commit is
         self._disconnected = False  # since the transaction began
         self._ends: dict[Partition, int] = {}
         self._lost: KafkaError | None = None
@@ -74,6 +75,7 @@ class KafkaTransactor:
 
     def _build(self) -> None:
         self._drop()
+        self._disconnected = False
         try:
             producer = Producer({**self._conf, "error_cb": self._on_error}, logger=LIBRARY_LOG)
             producer.init_transactions(INIT_TIMEOUT_S)
@@ -105,6 +107,8 @@ class KafkaTransactor:
             self._producer.begin_transaction()
             self._produce(transaction.records)
             self._send_offsets(transaction)
+            if self.before_commit is not None:
+                self.before_commit()
             self._producer.commit_transaction(COMMIT_TIMEOUT_S)
         except KafkaException as error:
             raise self._failed(error.args[0]) from error
