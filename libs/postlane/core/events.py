@@ -64,7 +64,8 @@ class MailRequested(MailContent):
     """Written by a producer when a mail was accepted (`mail.requests`, key `message_id`).
 
     `bcc` is known to the router only. `generation` is 0 for a first publication; a replay raises it, names the
-    delivery that it replays in `replay_of` and has exactly one recipient.
+    delivery that it replays in `replay_of` and has exactly one recipient: `replay_recipient` where it is given, so
+    that `to` and `cc` can stay what the first recipients read and who was in `bcc` stays hidden.
     """
 
     message_id: str
@@ -79,6 +80,7 @@ class MailRequested(MailContent):
     requested_at: AwareDatetime
     generation: Annotated[int, Field(ge=0)] = 0
     replay_of: str | None = None
+    replay_recipient: str | None = None
     replay_forced: bool = False
 
 
@@ -313,11 +315,12 @@ class DeadLettered(DeliveryEvent):
 
 
 class Replayed(DeliveryEvent):
-    """By an operator's replay: a new generation of this delivery was requested."""
+    """By an operator's replay: a new generation of this delivery was requested. `run` is the name of the replay."""
 
     type: Literal["Replayed"] = "Replayed"
     replay_generation: int
     reason: str = ""
+    run: str = ""
 
 
 class Discarded(DeliveryEvent):
@@ -333,6 +336,30 @@ class Resolved(DeliveryEvent):
     type: Literal["Resolved"] = "Resolved"
     state: Literal["delivered", "bounced"]
     reason: str = ""
+
+
+class LetterEvent(Fact):
+    """Base of what befalls a dead letter that is no delivery's; `partition` and `offset` are its place."""
+
+    message_id: str | None = None
+    partition: int
+    offset: int
+    reason: str = ""
+    run: str = ""
+    at: AwareDatetime
+
+
+class Redriven(LetterEvent):
+    """By an operator's replay: the record was written to `topic` again, as it was or under a name of its own."""
+
+    type: Literal["Redriven"] = "Redriven"
+    topic: str
+
+
+class LetterDiscarded(LetterEvent):
+    """By an operator: this dead letter will not be written again."""
+
+    type: Literal["LetterDiscarded"] = "LetterDiscarded"
 
 
 class Undecodable(Fact):
@@ -367,6 +394,8 @@ AnyEvent = Annotated[
     | Replayed
     | Discarded
     | Resolved
+    | Redriven
+    | LetterDiscarded
     | Undecodable,
     Field(discriminator="type"),
 ]

@@ -103,13 +103,16 @@ def unacceptable(request: MailRequested, key: bytes | None) -> str | None:
     if key != request.message_id.encode():
         return "the key of the record is not its message_id"
     count = len(request.to) + len(request.cc) + len(request.bcc)
-    if count == 0:
+    named = request.replay_recipient is not None
+    if named and request.generation == 0:
+        return "replay_recipient: only a replay (generation above 0) names one"
+    if count == 0 and not named:
         return "no recipient in to, cc or bcc"
     if count > RECIPIENTS_MAX:
         return f"{count} recipients; at most {RECIPIENTS_MAX}"
     if request.generation > GENERATION_MAX:
         return f"generation: at most {GENERATION_MAX}"
-    if request.generation > 0 and count != 1:
+    if request.generation > 0 and count != 1 and not named:
         return "a replay (generation above 0) has exactly one recipient"
     for name, value in (("tenant", request.tenant), ("lane", request.lane), ("campaign", request.campaign)):
         if value is not None and not _is_name(value):
@@ -145,9 +148,11 @@ def _deeper_than(value: Any, depth_max: int) -> bool:
 
 
 def recipients(request: MailRequested) -> list[Recipient]:
-    """Everyone in to, cc and bcc, once by normal form, in that order. Names the delivery of each."""
+    """Everyone in to, cc and bcc, once by normal form, in that order; only the one whom a replay names. Names the
+    delivery of each."""
     found: dict[str, Recipient] = {}
-    for text in (*request.to, *request.cc, *request.bcc):
+    own = request.replay_recipient
+    for text in (*request.to, *request.cc, *request.bcc) if own is None else (own,):
         try:
             address, fault = parse_mailbox(text).address, None
         except InvalidAddress as error:

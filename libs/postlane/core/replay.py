@@ -1,0 +1,397 @@
+"""Replay: which deliveries may be mailed again as a new generation, and why the others may not. Pure.
+
+What a delivery has come to is folded from its events over all its generations; a plan asks each candidate the same
+questions in the same order, and the first that says no is the reason it is guarded. The generation of a replay is one
+above the highest that is known when the plan is made, never when it is carried out: two runs that planned from the
+same facts ask for the same delivery, of which the router drops the second.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from postlane.core.events import AnyEvent, DeliveryEvent, LetterDiscarded, Redriven, Replayed, Resolved, Uncertain
+from postlane.core.identity import split_delivery_id
+from postlane.core.lifecycle import OPEN, State, evolve, legal
+from postlane.core.route import GENERATION_MAX
+
+DOMAINS_COUNTED_MAX = 10_000  # distinct ones in a count; the rest is counted together
+OTHERS = "(others)"
+
+
+class Guard(StrEnum):
+    """Why a candidate is not replayed."""
+
+    PENDING = "pending"  # a generation is still on its way: never
+    DELIVERED = "delivered"
+    SUPPRESSED = "suppressed"
+    CANCELLED = "cancelled"
+    DISCARDED = "discarded"
+    REPLAYED = "replayed"  # a later generation is there, or this record was written again already
+    UNCERTAIN = "uncertain"
+    POSSIBLY_DELIVERED = "possibly_delivered"  # it failed in the end, but an earlier attempt may have arrived
+    BOUNCED = "bounced"
+    UNDECODABLE = "undecodable"
+    KEY_CONFLICT = "key_conflict"
+    REPLAYED_BY_RUN = "replayed_by_this_run"
+    NO_CONTENT = "no_content"  # the record was too large to be kept whole, or cannot be read here
+    TOO_LARGE = "too_large"  # as a request it would be more than the router takes
+    NO_GENERATION = "no_generation"  # the count of generations is at its end
+    LIMIT = "limit"  # more than was asked for
+
+
+# What an operator may ask for by name; the rest holds always.
+NAMED = frozenset(
+    {
+        Guard.DELIVERED,
+        Guard.SUPPRESSED,
+        Guard.CANCELLED,
+        Guard.DISCARDED,
+        Guard.UNCERTAIN,
+        Guard.POSSIBLY_DELIVERED,
+        Guard.BOUNCED,
+        Guard.UNDECODABLE,
+    }
+)
+
+
+class Status(StrEnum):
+    """What has become of a dead letter."""
+
+    OPEN = "open"
+    REPLAYED = "replayed"
+    DISCARDED = "discarded"
+    RESOLVED = "resolved"
+
+
+# ------------------------------------------------------------------------------------------------------------- facts
+
+
+@dataclass(slots=True)
+class Generation:
+    """What the events say of one generation of a delivery; `state` is None while only its request is known."""
+
+    state: State | None = None
+    hop: int = 0
+    doubted: bool = False
+    provider: str | None = None
+    reason: str | None = None
+    resolved: bool = False
+
+
+@dataclass(slots=True)
+class History:
+    """All generations of one delivery, and the names of the replays that asked for one."""
+
+    generations: dict[int, Generation] = field(default_factory=dict)
+    runs: frozenset[str] = frozenset()
+
+    @property
+    def latest(self) -> int:
+        return max(self.generations, default=-1)
+
+    def fold(self, event: DeliveryEvent) -> None:
+        """One event of this delivery, in the order of the log. An illegal move changes nothing."""
+        mine = self.generations.get(event.generation)
+        if mine is None:
+            mine = self.generations[event.generation] = Generation()
+        if isinstance(event, Replayed):
+            self.generations.setdefault(event.replay_generation, Generation())
+            self.runs |= {event.run}
+            return
+        said = event.__dict__
+        kind: str = said["type"]
+        if not legal(mine.state, kind):
+            return
+        mine.state = evolve(
+            mine.state, kind, again=said.get("next_at") is not None, resolved=said["state"] if "state" in said else None
+        )
+        mine.hop = max(mine.hop, event.hop)
+        mine.doubted = mine.doubted or event.possibly_delivered or isinstance(event, Uncertain)
+        mine.provider = said.get("provider") or mine.provider
+        mine.reason = said.get("reason") or mine.reason
+        if isinstance(event, Resolved):
+            mine.doubted, mine.resolved = False, True
+
+
+@dataclass(slots=True)
+class Facts:
+    """What `mail.events` says of the candidates of one partition. Only deliveries of `messages` are kept."""
+
+    messages: frozenset[str] | set[str]
+    deliveries: dict[tuple[str, str], History] = field(default_factory=dict)  # by message id, digest of recipient
+    redriven: set[int] = field(default_factory=set)  # offsets of dead letters
+    discarded: set[int] = field(default_factory=set)
+
+    def fold(self, event: AnyEvent) -> None:
+        """One event, in the order of the log."""
+        if isinstance(event, DeliveryEvent):
+            if event.message_id not in self.messages:
+                return
+            try:
+                message, digest, _ = split_delivery_id(event.delivery_id)
+            except ValueError:
+                return
+            history = self.deliveries.get((message, digest))
+            if history is None:
+                history = self.deliveries[message, digest] = History()
+            history.fold(event)
+        elif isinstance(event, Redriven):
+            self.redriven.add(event.offset)
+        elif isinstance(event, LetterDiscarded):
+            self.discarded.add(event.offset)
+
+
+# -------------------------------------------------------------------------------------------------------- candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One delivery, or one record that is none, that an operator's filters chose.
+
+    `source` says what it was found in: a `letter` (the dead letter of a delivery) or a `request` of a window, both to
+    be mailed as a new generation; `poison` (to be written again as it is) or `conflict` (to be a mail of its own).
+    """
+
+    source: Literal["letter", "request", "poison", "conflict"]
+    partition: int
+    offset: int
+    message_id: str | None
+    digest: str = ""  # of the recipient, as in a delivery id
+    generation: int = 0
+    hop: int | None = None  # of an undecodable dispatch record that can be read by now
+    reason: str = ""
+    lane: str = ""
+    domain: str = ""
+    suppressed: bool = False  # on the list now
+    called_off: Literal["", "campaign", "message"] = ""  # an order that holds now
+    readable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the operator asks for by name. `run` is the name of the replay: what was forced in it is not forced again.
+
+    `states` restricts a window to deliveries whose latest state is one of them; so do `reason` and `provider`.
+    """
+
+    include: frozenset[Guard] = frozenset()
+    run: str = ""
+    new_key: bool = False
+    states: frozenset[State] = frozenset()
+    reason: str | None = None
+    provider: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """This candidate will be written: as `generation`, of the delivery's generation `replays`."""
+
+    candidate: Candidate
+    generation: int = 0
+    replays: int = 0
+    forced: bool = False  # the suppression list does not stop it
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """This candidate will not be written."""
+
+    candidate: Candidate
+    guard: Guard
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many, by what an operator decides by."""
+
+    total: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    lanes: Counter[str] = field(default_factory=Counter)
+    domains: Counter[str] = field(default_factory=Counter)
+    guarded: Counter[str] = field(default_factory=Counter)
+
+    def add(self, verdict: Replay | Guarded) -> None:
+        """Count one verdict."""
+        if isinstance(verdict, Guarded):
+            self.guarded[verdict.guard] += 1
+            return
+        candidate = verdict.candidate
+        self.total += 1
+        self.reasons[candidate.reason or "(none)"] += 1
+        self.lanes[candidate.lane or "(none)"] += 1
+        domain = candidate.domain or "(none)"
+        known = domain in self.domains or len(self.domains) < DOMAINS_COUNTED_MAX
+        self.domains[domain if known else OTHERS] += 1
+
+
+# --------------------------------------------------------------------------------------------------------- decisions
+
+
+def decide(candidate: Candidate, facts: Facts, choices: Choices) -> Replay | Guarded | None:
+    """What becomes of one candidate; None where the operator's filters on its history leave it out."""
+    if candidate.source in ("poison", "conflict"):
+        return _decide_record(candidate, facts, choices)
+    history = facts.deliveries.get((candidate.message_id or "", candidate.digest)) or History()
+    latest = history.generations.get(history.latest, Generation())
+    if not _asked_for(candidate, latest, choices):
+        return None
+    named = _named_guards(candidate, history, latest)
+    guard = _never(candidate, history, latest)
+    if guard is None:
+        guard = next((g for g in named if not _included(g, candidate, choices)), None)
+    if guard is None and named and choices.run in history.runs:
+        guard = Guard.REPLAYED_BY_RUN
+    if guard is None and not candidate.readable:
+        guard = Guard.NO_CONTENT
+    if guard is not None:
+        return Guarded(candidate, guard)
+    return Replay(candidate, history.latest + 1, history.latest, forced=Guard.SUPPRESSED in named)
+
+
+def _asked_for(candidate: Candidate, latest: Generation, choices: Choices) -> bool:
+    if choices.states and (latest.state or State.PENDING) not in choices.states:
+        return False
+    if candidate.source != "request":
+        return True
+    if choices.reason is not None and latest.reason != choices.reason:
+        return False
+    return choices.provider is None or latest.provider == choices.provider
+
+
+def _never(candidate: Candidate, history: History, latest: Generation) -> Guard | None:
+    """What holds whatever the operator says."""
+    stuck = candidate.hop is not None and _is_stuck(candidate, latest, history.latest)
+    for number, generation in history.generations.items():
+        if (generation.state is None or generation.state in OPEN) and not (stuck and number == candidate.generation):
+            return Guard.PENDING
+    if not history.generations:
+        return Guard.PENDING  # not routed yet, or nothing is known of it: then nothing is risked
+    if candidate.source == "letter" and candidate.generation != history.latest:
+        return Guard.REPLAYED
+    if candidate.called_off == "message":
+        return Guard.CANCELLED
+    if history.latest >= GENERATION_MAX:
+        return Guard.NO_GENERATION
+    return None
+
+
+def _is_stuck(candidate: Candidate, latest: Generation, number: int) -> bool:
+    """Whether the delivery rests in this very letter: its dispatch record could not be read, and nothing came after."""
+    return (
+        candidate.hop is not None
+        and candidate.generation == number
+        and latest.hop <= candidate.hop
+        and latest.state is not State.SENDING
+    )
+
+
+def _named_guards(candidate: Candidate, history: History, latest: Generation) -> list[Guard]:
+    """What stands against it unless the operator names it, in the order of what weighs most."""
+    states = {generation.state for generation in history.generations.values()}
+    doubted = any(g.doubted for g in history.generations.values() if g.state is not State.UNCERTAIN)
+    found = {
+        Guard.DELIVERED: State.DELIVERED in states,
+        Guard.SUPPRESSED: State.SUPPRESSED in states or candidate.suppressed,
+        Guard.CANCELLED: latest.state is State.CANCELLED or bool(candidate.called_off),
+        Guard.DISCARDED: latest.state is State.DISCARDED,
+        Guard.UNCERTAIN: State.UNCERTAIN in states,
+        Guard.POSSIBLY_DELIVERED: doubted and State.DELIVERED not in states,
+        Guard.BOUNCED: latest.state is State.BOUNCED and candidate.source == "letter",
+        Guard.UNDECODABLE: candidate.hop is not None,
+    }
+    return [guard for guard, holds in found.items() if holds]
+
+
+def _included(guard: Guard, candidate: Candidate, choices: Choices) -> bool:
+    if guard in choices.include:
+        return True
+    by_state = {
+        Guard.CANCELLED: State.CANCELLED,
+        Guard.DISCARDED: State.DISCARDED,
+        Guard.UNCERTAIN: State.UNCERTAIN,
+        Guard.BOUNCED: State.BOUNCED,
+    }.get(guard)
+    return by_state is not None and by_state in choices.states
+
+
+def _decide_record(candidate: Candidate, facts: Facts, choices: Choices) -> Replay | Guarded:
+    offset = candidate.offset
+    guard: Guard | None = None
+    if offset in facts.redriven:
+        guard = Guard.REPLAYED
+    elif offset in facts.discarded and Guard.DISCARDED not in choices.include:
+        guard = Guard.DISCARDED
+    elif candidate.source == "poison" and Guard.UNDECODABLE not in choices.include:
+        guard = Guard.UNDECODABLE
+    elif candidate.source == "conflict" and (not choices.new_key or candidate.generation > 0):
+        guard = Guard.KEY_CONFLICT
+    elif not candidate.readable:
+        guard = Guard.NO_CONTENT
+    return Replay(candidate) if guard is None else Guarded(candidate, guard)
+
+
+def plan(candidates: Iterable[Candidate], facts: Facts, choices: Choices, room: int | None) -> list[Replay | Guarded]:
+    """The verdicts on the candidates of one partition, by offset and recipient. `room` is how many may be replayed.
+
+    Of several candidates for one delivery (a window may hold more than one of its generations) the one of the latest
+    generation stands for all.
+    """
+    verdicts: list[Replay | Guarded] = []
+    best: dict[tuple[str, str], Candidate] = {}
+    ordered = sorted(candidates, key=lambda c: (c.offset, c.digest))
+    for candidate in ordered:
+        if candidate.source == "request":
+            known = best.get((candidate.message_id or "", candidate.digest))
+            if known is None or candidate.generation > known.generation:
+                best[candidate.message_id or "", candidate.digest] = candidate
+    for candidate in ordered:
+        if candidate.source == "request" and best[candidate.message_id or "", candidate.digest] is not candidate:
+            continue
+        verdict = decide(candidate, facts, choices)
+        if isinstance(verdict, Replay) and room is not None:
+            if room <= 0:
+                verdict = Guarded(candidate, Guard.LIMIT)
+            else:
+                room -= 1
+        if verdict is not None:
+            verdicts.append(verdict)
+    return verdicts
+
+
+def status_of(candidate: Candidate, facts: Facts) -> Status:
+    """What has become of a dead letter."""
+    if candidate.source in ("poison", "conflict"):
+        if candidate.offset in facts.redriven:
+            return Status.REPLAYED
+        return Status.DISCARDED if candidate.offset in facts.discarded else Status.OPEN
+    history = facts.deliveries.get((candidate.message_id or "", candidate.digest))
+    if history is None:
+        return Status.OPEN
+    if history.latest > candidate.generation:
+        return Status.REPLAYED
+    mine = history.generations.get(candidate.generation, Generation())
+    if mine.state is State.DISCARDED:
+        return Status.DISCARDED
+    return Status.RESOLVED if mine.resolved else Status.OPEN
+
+
+def may_discard(candidate: Candidate, facts: Facts) -> Guard | None:
+    """Why a dead letter cannot be discarded, None when it can."""
+    status = status_of(candidate, facts)
+    if status is Status.REPLAYED:
+        return Guard.REPLAYED
+    if status is Status.DISCARDED:
+        return Guard.DISCARDED
+    if candidate.source in ("poison", "conflict"):
+        return None
+    history = facts.deliveries.get((candidate.message_id or "", candidate.digest)) or History()
+    state = history.generations.get(candidate.generation, Generation()).state
+    if state in (State.DEAD_LETTERED, State.UNCERTAIN):
+        return None
+    return {State.DELIVERED: Guard.DELIVERED, State.BOUNCED: Guard.BOUNCED}.get(state or State.PENDING, Guard.PENDING)
