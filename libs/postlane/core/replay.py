@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from postlane.core.events import AnyEvent, DeliveryEvent, LetterDiscarded, Redriven, Replayed, Resolved, Uncertain
-from postlane.core.identity import split_delivery_id
-from postlane.core.lifecycle import OPEN, State, evolve, legal
+from postlane.core.lifecycle import OPEN, State
+from postlane.core.replay_facts import Facts, Generation, History
 from postlane.core.route import GENERATION_MAX
 
 DOMAINS_COUNTED_MAX = 10_000  # distinct ones in a count; the rest is counted together
@@ -68,84 +67,6 @@ class Status(StrEnum):
     RESOLVED = "resolved"
 
 
-# ------------------------------------------------------------------------------------------------------------- facts
-
-
-@dataclass(slots=True)
-class Generation:
-    """What the events say of one generation of a delivery; `state` is None while only its request is known."""
-
-    state: State | None = None
-    hop: int = 0
-    doubted: bool = False
-    provider: str | None = None
-    reason: str | None = None
-    resolved: bool = False
-
-
-@dataclass(slots=True)
-class History:
-    """All generations of one delivery, and the names of the replays that asked for one."""
-
-    generations: dict[int, Generation] = field(default_factory=dict)
-    runs: frozenset[str] = frozenset()
-
-    @property
-    def latest(self) -> int:
-        return max(self.generations, default=-1)
-
-    def fold(self, event: DeliveryEvent) -> None:
-        """One event of this delivery, in the order of the log. An illegal move changes nothing."""
-        mine = self.generations.get(event.generation)
-        if mine is None:
-            mine = self.generations[event.generation] = Generation()
-        if isinstance(event, Replayed):
-            self.generations.setdefault(event.replay_generation, Generation())
-            self.runs |= {event.run}
-            return
-        said = event.__dict__
-        kind: str = said["type"]
-        if not legal(mine.state, kind):
-            return
-        mine.state = evolve(
-            mine.state, kind, again=said.get("next_at") is not None, resolved=said["state"] if "state" in said else None
-        )
-        mine.hop = max(mine.hop, event.hop)
-        mine.doubted = mine.doubted or event.possibly_delivered or isinstance(event, Uncertain)
-        mine.provider = said.get("provider") or mine.provider
-        mine.reason = said.get("reason") or mine.reason
-        if isinstance(event, Resolved):
-            mine.doubted, mine.resolved = False, True
-
-
-@dataclass(slots=True)
-class Facts:
-    """What `mail.events` says of the candidates of one partition. Only deliveries of `messages` are kept."""
-
-    messages: frozenset[str] | set[str]
-    deliveries: dict[tuple[str, str], History] = field(default_factory=dict)  # by message id, digest of recipient
-    redriven: set[int] = field(default_factory=set)  # offsets of dead letters
-    discarded: set[int] = field(default_factory=set)
-
-    def fold(self, event: AnyEvent) -> None:
-        """One event, in the order of the log."""
-        if isinstance(event, DeliveryEvent):
-            if event.message_id not in self.messages:
-                return
-            try:
-                message, digest, _ = split_delivery_id(event.delivery_id)
-            except ValueError:
-                return
-            history = self.deliveries.get((message, digest))
-            if history is None:
-                history = self.deliveries[message, digest] = History()
-            history.fold(event)
-        elif isinstance(event, Redriven):
-            self.redriven.add(event.offset)
-        elif isinstance(event, LetterDiscarded):
-            self.discarded.add(event.offset)
-
-
 # -------------------------------------------------------------------------------------------------------- candidates
 
 
@@ -170,6 +91,7 @@ class Candidate:
     suppressed: bool = False  # on the list now
     called_off: Literal["", "campaign", "message"] = ""  # an order that holds now
     readable: bool = True
+    too_large: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +169,16 @@ def decide(candidate: Candidate, facts: Facts, choices: Choices) -> Replay | Gua
         guard = next((g for g in named if not _included(g, candidate, choices)), None)
     if guard is None and named and choices.run in history.runs:
         guard = Guard.REPLAYED_BY_RUN
-    if guard is None and not candidate.readable:
-        guard = Guard.NO_CONTENT
+    guard = guard or _unfit(candidate)
     if guard is not None:
         return Guarded(candidate, guard)
     return Replay(candidate, history.latest + 1, history.latest, forced=Guard.SUPPRESSED in named)
+
+
+def _unfit(candidate: Candidate) -> Guard | None:
+    if not candidate.readable:
+        return Guard.NO_CONTENT
+    return Guard.TOO_LARGE if candidate.too_large else None
 
 
 def _asked_for(candidate: Candidate, latest: Generation, choices: Choices) -> bool:
@@ -331,8 +258,8 @@ def _decide_record(candidate: Candidate, facts: Facts, choices: Choices) -> Repl
         guard = Guard.UNDECODABLE
     elif candidate.source == "conflict" and (not choices.new_key or candidate.generation > 0):
         guard = Guard.KEY_CONFLICT
-    elif not candidate.readable:
-        guard = Guard.NO_CONTENT
+    else:
+        guard = _unfit(candidate)
     return Replay(candidate) if guard is None else Guarded(candidate, guard)
 
 

@@ -188,3 +188,15 @@ def origin_of(headers: Headers) -> Origin:
         delivery_id=text(DELIVERY_ID),
         omitted_bytes=number(VALUE_OMITTED),
     )
+
+
+def original_of(letter: Received) -> Outgoing:
+    """The record that a dead letter keeps, for the topic and partition that it came from: a redrive.
+
+    Bytes and headers are as they were. Raises ValueError when it is no dead letter, or when its value was left out.
+    """
+    origin = origin_of(letter.headers)
+    if origin.omitted_bytes is not None:
+        raise ValueError(f"its {origin.omitted_bytes} bytes were left out; they are where its headers say")
+    kept = [(name, value) for name, value in letter.headers if name not in _OURS]
+    return Outgoing(origin.topic, origin.partition, letter.key, letter.value, kept)
