@@ -20,6 +20,13 @@ class InvalidMail(PublishError):
         self.problems = tuple(problems)
         self.field, self.problem = self.problems[0]
 
+    def within(self, place: str) -> InvalidMail:
+        """The same mistakes, of something that stands at `place` of the mail."""
+        return InvalidMail([(f"{place}.{field}", problem) for field, problem in self.problems])
+
+    def __reduce__(self) -> tuple[type[InvalidMail], tuple[tuple[tuple[str, str], ...]]]:
+        return type(self), (self.problems,)
+
 
 class MailTooLarge(PublishError):
     """The mail, or the mail times its recipients, exceeds the bound; nothing was published.
@@ -34,9 +41,10 @@ class MailTooLarge(PublishError):
         )
         self.size_bytes = size_bytes
         self.max_bytes = max_bytes
+        self.what = what
 
-    def __reduce__(self) -> tuple[type[MailTooLarge], tuple[int, int]]:
-        return type(self), (self.size_bytes, self.max_bytes)
+    def __reduce__(self) -> tuple[type[MailTooLarge], tuple[int, int, str]]:
+        return type(self), (self.size_bytes, self.max_bytes, self.what)
 
 
 class BrokerUnavailable(PublishError):

@@ -171,6 +171,18 @@ class Mail(_Given):
             return tuple(value)
         return value
 
+    @field_validator("attachments", mode="before")
+    @classmethod
+    def _each_file(cls, value: object) -> object:
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            return value
+        return tuple(_part(Attachment, item, f"attachments[{index}]") for index, item in enumerate(value))
+
+    @field_validator("template", mode="before")
+    @classmethod
+    def _its_template(cls, value: object) -> object:
+        return _part(Template, value, "template")
+
     @field_validator("headers", mode="before")
     @classmethod
     def _none_is_empty(cls, value: object) -> object:
@@ -218,8 +230,10 @@ class Mail(_Given):
         try:
             check_content(self)
         except InvalidContent as error:
-            # Recipients were looked at one by one already, which names more than the first.
-            if not error.field.startswith(("to", "cc")):
+            if error.field.startswith(("to", "cc")):
+                # Recipients were looked at one by one already, which names more than the first; now the rest.
+                yield from self.model_copy(update={"to": (), "cc": ()})._content_problems()
+            else:
                 yield error.field, error.problem
 
     def _time_problems(self) -> Iterator[tuple[str, str]]:
@@ -261,6 +275,16 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _part(model: type[_Given], value: object, place: str) -> object:
+    """A part of the mail given as a mapping; its mistakes name where it stands. Raises InvalidMail."""
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return model.model_validate(value)
+    except InvalidMail as error:
+        raise error.within(place) from None
 
 
 def _unknown(name: str, known: list[str]) -> tuple[str, str]:

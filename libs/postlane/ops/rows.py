@@ -19,6 +19,8 @@ import orjson
 ROW_MAX_BYTES = 1_000_000  # a request may have 900,000
 FIELDS_MAX = 200  # columns
 DELIMITERS = ",;\t"
+_ASCII = bytes(range(128))
+_NOT_FOR_FILES = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape"})
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -101,13 +103,18 @@ class _Lines:
 
 
 def check_encoding(name: str) -> str:
-    """The codec's name. Raises ImportRefused unless it is known and ends its lines as ASCII does."""
+    """The codec's name. Raises ImportRefused unless it is known and every octet below 128 means what ASCII says."""
     try:
-        if '\n",;\t{'.encode(name) == b'\n",;\t{' and codecs.lookup(name)._is_text_encoding:
-            return codecs.lookup(name).name
-    except (LookupError, UnicodeError):
-        raise ImportRefused(f"the encoding {name[:40]!a} is not known; e.g. utf-8, latin-1, cp1252") from None
-    raise ImportRefused(f"the encoding {name[:40]!a} cannot be read line by line; convert the file to UTF-8 first")
+        codec = codecs.lookup(name)
+        plain = codec._is_text_encoding and codec.name not in _NOT_FOR_FILES and _ASCII.decode(name) == _ASCII.decode()
+    except (LookupError, ValueError):
+        plain = False
+    if not plain:
+        raise ImportRefused(
+            f"the encoding {name[:40]!a} is not known or cannot be read line by line; "
+            "name utf-8, latin-1, cp1252, …, or convert the file to UTF-8"
+        )
+    return codec.name
 
 
 def json_rows(file: BinaryIO, start: Position, encoding: str = "utf-8") -> Iterator[Row]:
