@@ -8,10 +8,14 @@ from typing import Any
 
 from confluent_kafka import TopicPartition
 
-from postlane.eventlog.ports import Partition, Received
+from postlane.eventlog.ports import Headers, Partition, Received
 
 _TOKEN_MAGIC = b"CGMDv2:"
 _GENERATION = struct.Struct("=i")  # the library writes it in the machine's own byte order
+
+
+# Stands for the headers of a record one of whose header names is not UTF-8: the library cannot hand them out.
+HEADERS_UNREADABLE = "postlane-headers-unreadable"
 
 
 def received(message: Any) -> Received:
@@ -23,8 +27,15 @@ def received(message: Any) -> Received:
         message.timestamp()[1],
         message.key(),
         message.value(),
-        message.headers() or (),
+        _headers(message),
     )
+
+
+def _headers(message: Any) -> Headers:
+    try:
+        return message.headers() or ()
+    except (SystemError, UnicodeDecodeError):  # one hostile record must not stop its partition
+        return [(HEADERS_UNREADABLE, b"")]
 
 
 def wire_partitions(partitions: Iterable[Partition], offset: int) -> list[TopicPartition]:
@@ -38,9 +49,9 @@ def read_token(token: object) -> tuple[str, int, str]:
     (rd_kafka_consumer_group_metadata_write in rdkafka_cgrp.c). Raises ValueError when a newer version writes
     something else: better no transaction than one whose fence cannot be checked.
     """
-    if not isinstance(token, bytes) or not token.startswith(_TOKEN_MAGIC):
-        raise ValueError("the consumer group token of this librdkafka cannot be read")
     start = len(_TOKEN_MAGIC)
+    if not isinstance(token, bytes) or not token.startswith(_TOKEN_MAGIC) or len(token) < start + _GENERATION.size:
+        raise ValueError("the consumer group token of this librdkafka cannot be read")
     (generation,) = _GENERATION.unpack_from(token, start)
     parts = token[start + _GENERATION.size :].split(b"\0", 2)
     if len(parts) != 3:
