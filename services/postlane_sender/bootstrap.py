@@ -97,9 +97,15 @@ class Sender:
             return NoRecorder()
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for loop in self._loops:
-                group.create_task(loop.run())
+        running = [asyncio.create_task(loop.run(), name=loop.lane.name) for loop in self._loops]
+        try:
+            await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            await self.stop()  # one lane that cannot go on ends the process: the others let go in order
+            ended = await asyncio.gather(*running, return_exceptions=True)
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
 
     async def stop(self) -> None:
         for loop in self._loops:

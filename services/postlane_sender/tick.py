@@ -63,6 +63,8 @@ class Ticker:
         self._admission = admission
         self._busy = asyncio.Lock()
         self._aborts = 0
+        if lane.failpoints.point == "in_commit":
+            transactor.before_commit = lambda: lane.failpoints.hit("in_commit")  # type: ignore[attr-defined]
 
     async def tick(self) -> bool:
         """One tick, unless there is nothing to say. True when something was committed. Raises Fenced, Fatal."""

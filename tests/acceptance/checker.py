@@ -150,7 +150,6 @@ def read_topic(bootstrap: str, topic: str) -> list[Any]:
 
 def read_books(bootstrap: str, names: TopicNames, lanes: tuple[str, ...], witness: PracticeControl) -> Books:
     """The books of an installation as they stand now."""
-    copies = witness.ledger()
     books = Books()
     for message in read_topic(bootstrap, names.events):
         event = orjson.loads(message.value())
@@ -169,7 +168,7 @@ def read_books(bootstrap: str, names: TopicNames, lanes: tuple[str, ...], witnes
             kept.append((record["hop"], message.offset(), record))
     for message in read_topic(bootstrap, names.dead_letters):
         books.dead_letters.append((message.key(), message.value(), dict(message.headers() or [])))
-    for copy in copies:
+    for copy in witness.ledger():  # last: what the topics say happened must be in it by now
         if not copy.accepted or copy.delivery is None:
             continue
         if copy.delivery not in books.deliveries:

@@ -123,6 +123,7 @@ class Rig:
             "POSTLANE_HTTP_PORT": str(port),
             "POSTLANE_DATA_DIR": str(self.folder / "data" / name),
             "POSTLANE_DATABASE_URL": self.database_url,
+            "POSTLANE_KAFKA_SESSION_TIMEOUT_MS": "6000",
             "POSTLANE_LANES": ",".join(self._lanes) if service == "sender" else "",
             **self._own_env.get(name, {}),
             **self._own_env.get(service, {}),
