@@ -15,7 +15,7 @@ from postlane.eventlog.errors import LogError, Retriable
 from postlane.ops.books_database import DatabaseRefused, DatabaseUnavailable, open_database
 from postlane.service import PORTS, run
 from postlane.telemetry import logs
-from postlane_ledger.bootstrap import build, cluster_of
+from postlane_ledger.bootstrap import build, cluster_of, collect_garbage_seldom
 from postlane_ledger.rebuild import Progress, Rebuilt, WouldForget, rebuild
 
 FAILED, USED_WRONGLY, UNREACHABLE, REFUSED = 1, 2, 3, 4
@@ -55,6 +55,7 @@ def rebuild_command(yes: bool, fresh: bool, as_json: bool) -> None:
 
 
 async def _rebuild(environment: Environment, yes: bool, fresh: bool) -> Rebuilt:
+    collect_garbage_seldom()
     engine = open_database(environment.database_url)
     cluster = cluster_of(environment)
     try:

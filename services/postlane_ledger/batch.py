@@ -123,7 +123,10 @@ def _entry(record: Received) -> Entry:
 def _body(event: AnyEvent) -> str:
     """The compact JSON of the timeline: what the other columns do not say already."""
     said = {name: value for name, value in event.__dict__.items() if value is not None and name not in _COLUMNS}
-    return orjson.dumps(said, default=vars, option=orjson.OPT_UTC_Z).decode()
+    try:
+        return orjson.dumps(said, default=vars, option=orjson.OPT_UTC_Z).decode()
+    except (TypeError, ValueError):  # an integer beyond 64 bits
+        raise Unreadable("a value that no JSON of ours can hold") from None
 
 
 _COLUMNS = frozenset({"message_id", "delivery_id", "type", "at"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from postlane.clock import SystemClock
 from postlane.config import ConfigurationError, Environment
 from postlane.eventlog.errors import OptionRefused
@@ -19,8 +21,16 @@ def cluster_of(environment: Environment) -> KafkaLog:
         raise ConfigurationError(f"POSTLANE_KAFKA_*: {error}") from None
 
 
+def collect_garbage_seldom() -> None:
+    """A batch is ten thousand events and their rows, none of them in a cycle: with Python's thresholds the collector
+    walks them over and over, a quarter of the CPU of a fold (39 -> 29 µs an event)."""
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 100)
+
+
 def build(context: ServiceContext) -> Service:
     """The ledger of this process. Raises ConfigurationError."""
+    collect_garbage_seldom()
     environment = context.environment
     settings = LedgerSettings(
         topic=environment.names.events,

@@ -183,14 +183,15 @@ def hostile() -> list[Received]:
         {"generation": 2**40},
         {"reply": {"code": 2**70, "text": ""}, "type": "Delivered"},
     ]
-    records = []
+    huge = b'{"type":"Undecodable","topic":"t","partition":0,"reason":"r","at":"2026-01-01T00:00:00Z","offset":%s}'
+    records = [Received(TOPIC, 0, 100, 1, b"k", huge % (b"9" * 30), ())]
     for offset, change in enumerate(odd):
         try:
             value = orjson.dumps({**base, "type": "Routed", "lane": "bulk", **change})
         except TypeError:  # beyond 64 bits
             value = orjson.dumps({**base, "type": "Routed", "lane": "bulk"})[:-1] + b',"attempt":' + b"9" * 60 + b"}"
         records.append(Received(TOPIC, 0, offset, 1, b"k", value, ()))
-    return records
+    return sorted(records, key=lambda item: item.offset)
 
 
 def test_values_that_fit_no_column_are_kept_as_unreadable(engine: Engine, url: str) -> None:
