@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from postlane.core import events
 from postlane.core.events import Fact
@@ -68,9 +68,11 @@ _COMMON: dict[str, Any] = {
     "replay_forced": False,
     "replay_generation": 1,
     "replay_of": DELIVERY,
+    "replay_recipient": "ada@example.com",
     "reply": _REPLY,
     "requested_at": _T0,
     "result": "Delivered",
+    "run": "replay-2026-02-01",
     "send_at": _T1,
     "state": "delivered",
     "tenant": "default",
@@ -87,32 +89,14 @@ _OWN: dict[type[Fact], dict[str, Any]] = {
     events.Suppression: {"reason": "hard_bounce"},
     events.Template: {"id": "order-shipped", "version": 3, "subject": "Order {{ order }}", "text": "Hi {{ name }}"},
 }
+EVENTS: tuple[type[Fact], ...] = get_args(get_args(events.AnyEvent)[0])
 RECORDS: tuple[type[Fact], ...] = (
     events.MailRequested,
     events.DispatchReady,
     events.Intent,
     events.Outcome,
     events.Seen,
-    events.Requested,
-    events.Conflicted,
-    events.Routed,
-    events.Scheduled,
-    events.Suppressed,
-    events.Cancelled,
-    events.Expired,
-    events.Rejected,
-    events.Attempted,
-    events.Deferred,
-    events.Held,
-    events.Released,
-    events.Delivered,
-    events.Bounced,
-    events.Uncertain,
-    events.DeadLettered,
-    events.Replayed,
-    events.Discarded,
-    events.Resolved,
-    events.Undecodable,
+    *EVENTS,
     events.Suppression,
     events.Template,
     events.Control,
