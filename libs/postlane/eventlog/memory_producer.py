@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from postlane.eventlog.errors import Aborted, CommitUnknown, Fenced, LogError, Retriable, Unreachable
 from postlane.eventlog.fence import check_fence
@@ -111,16 +112,16 @@ class MemoryTransactor:
         if fault is Fault.UNKNOWN_LATE:
             asyncio.get_running_loop().call_later(LATE_END_S, self._end_late, self._epoch)
         elif fault is not Fault.UNKNOWN_LOST:
-            self._cluster.end(self._id, self._epoch, commit=True)
+            # Nothing open: nothing was sent, or a late EndTxn was here before (brokers answer a repeated one with yes).
+            with suppress(NoTransaction):
+                self._cluster.end(self._id, self._epoch, commit=True)
         if fault in _UNKNOWN:
             raise CommitUnknown(f"{self._id}: the commit timed out; rebuild, and read again what was written")
         await self._process.at("committed")
 
     def _end_late(self, epoch: int) -> None:
-        try:
+        with suppress(ProducerFenced, NoTransaction):  # the rebuild came first, as it should
             self._cluster.end(self._id, epoch, commit=True)
-        except (ProducerFenced, NoTransaction):
-            pass  # the rebuild came first, as it should
 
     def _aborted(self, text: str) -> LogError:
         self._abort()
