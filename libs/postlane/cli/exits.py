@@ -1,7 +1,7 @@
 """How a command ends: 0 done, 1 failed, 2 used wrongly, 3 a needed server is not reachable, 4 refused by a guard.
 
-The one place where errors become exit codes. Errors are known by their names here, so that nothing has to be imported
-in order to report that something else failed.
+The one place where errors become exit codes. Errors are known by where they are found, so that nothing has to be
+imported in order to report that something else failed: a module that was not loaded has raised nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ USED_WRONGLY = 2
 UNREACHABLE = 3
 REFUSED = 4
 
-# Class names along the MRO of an error -> exit code; the first that is found counts.
+# The first that an error is an instance of counts: the special before the general.
 _CODES = {
     "postlane.config.ConfigurationError": USED_WRONGLY,
     "postlane.eventlog.errors.OptionRefused": USED_WRONGLY,
@@ -53,9 +53,10 @@ def exit_code(error: BaseException) -> int | None:
     own = getattr(error, "exit_code", None)
     if isinstance(own, int):
         return own
-    for kind in type(error).__mro__:
-        code = _CODES.get(f"{kind.__module__}.{kind.__qualname__}")
-        if code is not None:
+    for path, code in _CODES.items():
+        module, _, name = path.rpartition(".")
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(error, kind):
             return code
     if isinstance(error, OSError):
         return FAILED
