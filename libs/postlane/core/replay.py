@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
@@ -39,6 +40,7 @@ class Guard(StrEnum):
     REPLAYED_BY_RUN = "replayed_by_this_run"
     NO_CONTENT = "no_content"  # the record was too large to be kept whole, or cannot be read here
     TOO_LARGE = "too_large"  # as a request it would be more than the router takes
+    REPEATED = "repeated"  # a request that came again, perhaps with other content: not the one that was accepted
     NO_GENERATION = "no_generation"  # the count of generations is at its end
     LIMIT = "limit"  # more than was asked for
 
@@ -84,6 +86,7 @@ class Candidate:
     message_id: str | None
     digest: str = ""  # of the recipient, as in a delivery id
     generation: int = 0
+    requested_at: datetime | None = None  # of a request
     hop: int | None = None  # of an undecodable dispatch record that can be read by now
     reason: str = ""
     lane: str = ""
@@ -165,6 +168,8 @@ def decide(candidate: Candidate, facts: Facts, choices: Choices) -> Replay | Gua
         return None
     named = _named_guards(candidate, history, latest)
     guard = _never(candidate, history, latest)
+    if guard is None and not _was_accepted(candidate, facts):
+        guard = Guard.REPEATED
     if guard is None:
         guard = next((g for g in named if not _included(g, candidate, choices)), None)
     if guard is None and named and choices.run in history.runs:
@@ -173,6 +178,11 @@ def decide(candidate: Candidate, facts: Facts, choices: Choices) -> Replay | Gua
     if guard is not None:
         return Guarded(candidate, guard)
     return Replay(candidate, history.latest + 1, history.latest, forced=Guard.SUPPRESSED in named)
+
+
+def _was_accepted(candidate: Candidate, facts: Facts) -> bool:
+    accepted = facts.accepted.get((candidate.message_id or "", candidate.generation))
+    return candidate.requested_at is None or accepted is None or accepted == candidate.requested_at
 
 
 def _unfit(candidate: Candidate) -> Guard | None:
@@ -270,13 +280,8 @@ def plan(candidates: Iterable[Candidate], facts: Facts, choices: Choices, room: 
     generation stands for all.
     """
     verdicts: list[Replay | Guarded] = []
-    best: dict[tuple[str, str], Candidate] = {}
     ordered = sorted(candidates, key=lambda c: (c.offset, c.digest))
-    for candidate in ordered:
-        if candidate.source == "request":
-            known = best.get((candidate.message_id or "", candidate.digest))
-            if known is None or candidate.generation > known.generation:
-                best[candidate.message_id or "", candidate.digest] = candidate
+    best = _best(ordered, facts)
     for candidate in ordered:
         if candidate.source == "request" and best[candidate.message_id or "", candidate.digest] is not candidate:
             continue
@@ -289,6 +294,22 @@ def plan(candidates: Iterable[Candidate], facts: Facts, choices: Choices, room: 
         if verdict is not None:
             verdicts.append(verdict)
     return verdicts
+
+
+def _best(ordered: list[Candidate], facts: Facts) -> dict[tuple[str, str], Candidate]:
+    best: dict[tuple[str, str], Candidate] = {}
+    for candidate in ordered:
+        if candidate.source != "request":
+            continue
+        key = candidate.message_id or "", candidate.digest
+        known = best.get(key)
+        if known is None or _rank(candidate, facts) > _rank(known, facts):
+            best[key] = candidate
+    return best
+
+
+def _rank(candidate: Candidate, facts: Facts) -> tuple[int, bool]:
+    return candidate.generation, _was_accepted(candidate, facts)
 
 
 def status_of(candidate: Candidate, facts: Facts) -> Status:

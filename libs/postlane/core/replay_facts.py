@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from postlane.core.events import AnyEvent, DeliveryEvent, LetterDiscarded, Redriven, Replayed, Resolved, Uncertain
+from postlane.core.events import (
+    AnyEvent,
+    DeliveryEvent,
+    LetterDiscarded,
+    Redriven,
+    Replayed,
+    Requested,
+    Resolved,
+    Uncertain,
+)
 from postlane.core.identity import split_delivery_id
 from postlane.core.lifecycle import State, evolve, legal
 
@@ -60,6 +70,7 @@ class Facts:
 
     messages: frozenset[str] | set[str]
     deliveries: dict[tuple[str, str], History] = field(default_factory=dict)  # by message id, digest of recipient
+    accepted: dict[tuple[str, int], datetime] = field(default_factory=dict)  # (message, generation): requested at
     redriven: set[int] = field(default_factory=set)  # offsets of dead letters
     discarded: set[int] = field(default_factory=set)
 
@@ -76,6 +87,9 @@ class Facts:
             if history is None:
                 history = self.deliveries[message, digest] = History()
             history.fold(event)
+        elif isinstance(event, Requested):
+            if event.message_id in self.messages:
+                self.accepted.setdefault((event.message_id, event.generation), event.requested_at)
         elif isinstance(event, Redriven):
             self.redriven.add(event.offset)
         elif isinstance(event, LetterDiscarded):
