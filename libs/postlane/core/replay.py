@@ -60,6 +60,10 @@ NAMED = frozenset(
 )
 
 
+# What a later generation came to is said by its name, rather than that there is one.
+_TOLD_BY_STATE = frozenset({State.DELIVERED, State.SUPPRESSED, State.BOUNCED, State.CANCELLED})
+
+
 class Status(StrEnum):
     """What has become of a dead letter."""
 
@@ -209,7 +213,7 @@ def _never(candidate: Candidate, history: History, latest: Generation) -> Guard 
             return Guard.PENDING
     if not history.generations:
         return Guard.PENDING  # not routed yet, or nothing is known of it: then nothing is risked
-    if candidate.source == "letter" and candidate.generation != history.latest:
+    if candidate.source == "letter" and candidate.generation != history.latest and latest.state not in _TOLD_BY_STATE:
         return Guard.REPLAYED
     if candidate.called_off == "message":
         return Guard.CANCELLED
@@ -276,16 +280,20 @@ def _decide_record(candidate: Candidate, facts: Facts, choices: Choices) -> Repl
 def plan(candidates: Iterable[Candidate], facts: Facts, choices: Choices, room: int | None) -> list[Replay | Guarded]:
     """The verdicts on the candidates of one partition, by offset and recipient. `room` is how many may be replayed.
 
-    Of several candidates for one delivery (a window may hold more than one of its generations) the one of the latest
-    generation stands for all.
+    Of several candidates for one delivery (letters of several generations, or a window with more than one request)
+    the one of the latest generation stands for all.
     """
     verdicts: list[Replay | Guarded] = []
     ordered = sorted(candidates, key=lambda c: (c.offset, c.digest))
     best = _best(ordered, facts)
     for candidate in ordered:
-        if candidate.source == "request" and best[candidate.message_id or "", candidate.digest] is not candidate:
-            continue
-        verdict = decide(candidate, facts, choices)
+        verdict: Replay | Guarded | None
+        if candidate.message_id is not None and best[candidate.message_id, candidate.digest] is not candidate:
+            if candidate.source == "request":
+                continue
+            verdict = Guarded(candidate, Guard.REPLAYED)
+        else:
+            verdict = decide(candidate, facts, choices)
         if isinstance(verdict, Replay) and room is not None:
             if room <= 0:
                 verdict = Guarded(candidate, Guard.LIMIT)
@@ -299,9 +307,9 @@ def plan(candidates: Iterable[Candidate], facts: Facts, choices: Choices, room: 
 def _best(ordered: list[Candidate], facts: Facts) -> dict[tuple[str, str], Candidate]:
     best: dict[tuple[str, str], Candidate] = {}
     for candidate in ordered:
-        if candidate.source != "request":
+        if candidate.message_id is None:
             continue
-        key = candidate.message_id or "", candidate.digest
+        key = candidate.message_id, candidate.digest
         known = best.get(key)
         if known is None or _rank(candidate, facts) > _rank(known, facts):
             best[key] = candidate
