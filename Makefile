@@ -1,0 +1,64 @@
+# The verbs of the README. `make` alone says what there is.
+# PYTHON: an interpreter of 3.11 or newer to make .venv with. ARGS: passed on to pytest, the demo, the model.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV     ?= uv
+ARGS   ?=
+BIN    := .venv/bin
+STAMP  := .venv/.made-from
+
+.PHONY: help setup demo test check model schemas lock clean
+
+help:
+	@echo "make setup    .venv with everything in it, as locked in requirements/dev.txt"
+	@echo "make demo     the whole system on this machine, with a kill and an outage, and its books compared per id"
+	@echo "make test     all tests (real Apache Kafka; ARGS='tests/unit -x' for some of them)"
+	@echo "make check    lint, format, types, import rules, schemas, compose file"
+	@echo "make model    explore the models of the protocols (ARGS=--long for the deep ones)"
+	@echo "make schemas  write schemas/ anew from the models; refuses what older records would not survive"
+	@echo "make lock     resolve requirements/*.txt anew (needs uv)"
+	@echo "make clean    remove .venv and caches"
+
+setup: $(STAMP)
+
+# Made anew when what it is made from has changed, and only then.
+$(STAMP): requirements/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "setup: no python3.11 was found; set PYTHON" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "setup: $(PYTHON) is older than Python 3.11; set PYTHON" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-input --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-input --no-deps --no-build-isolation --editable .
+	@command -v mvn >/dev/null || test -d "$${POSTLANE_CACHE_DIR:-$$HOME/.cache/postlane}" || \
+		echo "setup: Maven (mvn) is missing; it fetches Apache Kafka's jars on first use" >&2
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m demo $(ARGS)
+
+test: setup
+	$(BIN)/pytest -ra $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -ra tests/unit/test_schemas.py
+
+model: setup
+	$(BIN)/python -m tests.model $(ARGS)
+
+schemas: setup
+	$(BIN)/python -m postlane.ops.schemas
+
+LOCK := $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal \
+	--python-version 3.11 --no-header --extra all
+
+lock:
+	$(LOCK) pyproject.toml --output-file requirements/runtime.txt
+	$(LOCK) pyproject.toml requirements/dev.in --output-file requirements/dev.txt
+	@! grep -nE 'https?://|^--' requirements/*.txt || { echo "lock: a location got into a lock" >&2; exit 1; }
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
