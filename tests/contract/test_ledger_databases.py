@@ -19,7 +19,7 @@ from postlane.core import events as ev
 from postlane.core.identity import delivery_id
 from postlane.eventlog.ports import Received
 from postlane.ops import books as queries
-from postlane.ops.books_database import DatabaseRefused, open_database
+from postlane.ops.books_database import DatabaseRefused, DatabaseUnavailable, open_database
 from postlane.ops.books_schema import books
 from postlane_ledger import fold as fold_module
 from postlane_ledger.batch import prepare
@@ -168,6 +168,22 @@ def test_two_ledgers_on_one_database_fold_each_event_once(url: str, engine: Engi
             done.result(timeout=120)
     other.dispose()
     assert_is_fold_of(engine, records)
+
+
+def test_a_server_that_crashes_amid_the_fold_is_only_away(postgresql: ThrowawayPostgreSQL) -> None:
+    """Commits are asynchronous, so a crash may take the last ones: their offsets go with their rows."""
+    engine = open_database(postgresql.new_database())
+    upgrade(engine)
+    records = corpus(13, mails=60)
+    reader = Reader(engine, records)
+    assert reader.step(100)
+    postgresql.stop()
+    with pytest.raises(DatabaseUnavailable):
+        reader.step(100)
+    postgresql.start()
+    reader.run(lambda: 50)
+    assert_is_fold_of(engine, records)
+    engine.dispose()
 
 
 def hostile() -> list[Received]:

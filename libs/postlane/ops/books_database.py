@@ -8,6 +8,7 @@ same transaction as the rows, so a tail that a power cut takes is folded again f
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from postlane.config import ConfigurationError
 
 BUSY_TIMEOUT_S = 20.0
+BUSY_WAIT_S = 0.02
 CONNECT_TIMEOUT_S = 10
 CACHE_KIB = 64 * 1024  # of SQLite, per writer
 WAL_PAGES = 16_384  # 64 MiB: pages that batch after batch touches reach the file once, not each time
@@ -82,7 +84,7 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
         if read_only:
             connection.execute("PRAGMA query_only=ON")
             return
-        connection.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         connection.execute("PRAGMA temp_store=MEMORY")
@@ -93,6 +95,19 @@ def _sqlite(url: URL, read_only: bool) -> Engine:
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """The mode stays with the file. Its first switch ignores SQLite's busy timeout, so we wait for others ourselves."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(BUSY_WAIT_S)
 
 
 _SQLITE_ARGS = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
