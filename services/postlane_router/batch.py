@@ -19,11 +19,14 @@ class Batch:
     lanes: dict[str, int] = field(default_factory=dict)  # dispatch records, by lane
     steps: dict[str, int] = field(default_factory=dict)  # dispatch records into the delay stage, by step
     read: int = 0
+    last: tuple[Partition, int] | None = None  # where the last record read lies
     written_bytes: int = 0
 
     def take(self, record: Received, outcome: str | None, written: list[Outgoing]) -> None:
         """`record` is done; `written` is all that comes of it; `outcome` is None for a record of the delay stage."""
-        self.offsets[Partition(record.topic, record.partition)] = record.offset + 1
+        partition = Partition(record.topic, record.partition)
+        self.offsets[partition] = record.offset + 1
+        self.last = partition, record.offset
         if outcome is not None:
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         self.records += written

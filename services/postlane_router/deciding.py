@@ -69,8 +69,11 @@ class Decider:
         """What this record becomes is more than the broker takes: it is for the dead letters."""
         self._refused.add((partition, offset))
 
-    def read(self, records: Sequence[Received]) -> Poll:
-        """Decode the requests and look their keys up, all at once. Raises StoreBroken."""
+    def read(self, records: Sequence[Received], pending: Batch | None = None) -> Poll:
+        """Decode the requests and look their keys up, all at once; those of a `pending` batch count as known.
+
+        Raises StoreBroken.
+        """
         poll = Poll(records)
         requests = self._names.requests
         for place, record in enumerate(records):
@@ -80,6 +83,9 @@ class Decider:
         poll.known = {
             key: digest for key, digest in zip(keys, self._store.find(keys), strict=True) if digest is not None
         }
+        if pending is not None:
+            for entries in pending.entries.values():
+                poll.known.update((entry.key, entry.digest) for entry in entries)
         return poll
 
     def names_unknown_template(self, poll: Poll) -> bool:

@@ -5,17 +5,19 @@ One pass:
   2. poll (ownership changes happen here and nowhere else),
   3. read the requests and ask the memory of keys, for all of them at once,
   4. decide, in order,
-  5. commit: records, changelog of the memory, and positions in one transaction,
-  6. then, and only then, write the new keys into the store and move on.
-A transaction that was rolled back is read again from the committed positions. One whose outcome is unknown: a new
-producer (which settles it), and every partition is taken over again from what the log says.
+  5. settle the transaction of the pass before; then, and only then, its keys go into the store,
+  6. begin to commit: records, changelog of the memory, and positions in one transaction.
+So one transaction is under way while the next records are read and decided, as if it were going to succeed: its keys
+count as known. If it does not, what was decided on top of it is dropped. One that was rolled back is read again from
+the committed positions. One whose outcome is unknown: a new producer (which settles it), and every partition is taken
+over again from what the log says.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from math import ceil
 from typing import Protocol
@@ -30,6 +32,7 @@ from postlane.telemetry.metrics import RouterMetrics
 from postlane_router.batch import Batch
 from postlane_router.config import RouterSettings
 from postlane_router.deciding import Decider
+from postlane_router.measures import Measures
 from postlane_router.ownership import Ownership
 from postlane_router.store import DAY_S, Applied, SeenStore, StoreBroken
 from postlane_router.tables import RouterTables
@@ -72,10 +75,13 @@ class Router:
         self._tables = RouterTables()
         self._decider = Decider(names, RoutePolicy.of(config), self._tables, store)
         self._own = Ownership(cluster, names, store, self, settings.restore_timeout_s, settings.retry_wait_s)
+        self._measures = Measures(cluster, names, self._own, store, metrics, settings.lag_every_s)
         self._member: Member | None = None
         self._transactor: Transactor | None = None
         self._wakes: dict[Partition, tuple[int, int]] = {}  # (offset, unix ms)
         self._looked: dict[Partition, int] = {}
+        self._under_way: tuple[Batch, asyncio.Task[Mapping[Partition, int]]] | None = None
+        self._settling = asyncio.Lock()
         self._step_ms = {names.delay(step): seconds * 1000 for step, seconds in STEPS}
         self._read_max = settings.batch_records_max
         self._aborts = 0  # in a row
@@ -108,10 +114,11 @@ class Router:
     async def run(self) -> None:
         """Route until `stop`."""
         self._ended.clear()
-        measuring = asyncio.get_running_loop().create_task(self._measure(), name="measure")
+        measuring = asyncio.get_running_loop().create_task(self._measures.watch(self._tables), name="measure")
         try:
             while not self._stopping:
                 await self._pass()
+            await self.settle()
         except Fenced:
             self._metrics.fenced_total.inc()
             raise
@@ -171,16 +178,21 @@ class Router:
             raise self._own.failure
         if self._member is None:
             raise Fatal("the router was not started")
+        wait_s = self._wake()
         try:
-            records = await self._member.poll(self._read_max, self._wake())
+            # While a transaction is under way, only what is there already: its outcome is awaited next.
+            records = await self._member.poll(self._read_max, 0.0 if self._under_way else wait_s)
         except Retriable as error:
+            await self.settle()
             await self._in_trouble(f"reading: {error}")
             return
         self._trouble = None
-        await self._open_books()
         records = [record for record in records if self._is_next(record)]
         if records:
             await self._handle(records)
+        else:
+            await self.settle()
+            await self._open_books()
 
     def _wake(self) -> float:
         """Start the delay partitions whose time has come; returns how long (seconds) a poll may wait."""
@@ -205,21 +217,25 @@ class Router:
         return offset is not None and record.offset >= offset and partition not in self._wakes
 
     async def _handle(self, records: list[Received]) -> None:
+        epoch = self._own.epoch
         try:
-            poll = self._decider.read(records)
+            pending = self._under_way[0] if self._under_way else None
+            poll = self._decider.read(records, pending)
             if self._decider.names_unknown_template(poll):
                 await self._tables.freshen_templates(self._cluster, self._names, self._settings.tables_timeout_s)
         except StoreBroken as error:
+            await self.settle()
             self._rebuild_store(error)
             return
         except Retriable as error:
+            await self.settle()
             self._own.rewind()
             await self._in_trouble(f"templates: {error}")
             return
         waits: dict[Partition, tuple[int, int]] = {}
         max_bytes = self._settings.batch_written_max_bytes
         for batch in self._decider.decide(poll, self._clock.now(), self._looked, waits, max_bytes):
-            if not await self._commit(batch):
+            if not await self._commit(batch, epoch):
                 return
         self._wait(waits)
 
@@ -242,21 +258,50 @@ class Router:
     # --------------------------------------------------------------------------------------------------- commit
 
     async def _open_books(self) -> None:
-        """Commit the beginning of partitions that never had a position, so that a missing one is a sign later on."""
-        offsets = {p: offset for p in self._own.unopened if (offset := self._own.next(p)) is not None}
-        if offsets:
-            await self._commit(Batch(offsets=offsets))
+        """Give every partition a position also when there is nothing to route."""
+        if self._own.unopened:
+            await self._commit(Batch(), self._own.epoch)
 
-    async def _commit(self, batch: Batch) -> bool:
-        """Whether the batch is committed; where it is not, everything is set to read it again."""
+    async def _commit(self, batch: Batch, epoch: int) -> bool:
+        """Begin to commit a batch once the one before is settled; False where all is read again.
+
+        `epoch` is that of ownership when the batch's records were read.
+        """
+        if not await self.settle() or epoch != self._own.epoch:
+            return False
+        # The first transaction gives every partition a position: later on, a missing one is a sign.
+        for partition in self._own.unopened:
+            offset = self._own.next(partition)
+            if offset is not None:
+                batch.offsets.setdefault(partition, offset)
+        if not batch.offsets:
+            return True
         membership = self._own.membership
         if membership is None or self._transactor is None or not membership.partitions.issuperset(batch.offsets):
             self._own.rewind()
             return False
         offsets = {partition: Committed(offset, "") for partition, offset in batch.offsets.items()}
+        committing = self._timed(self._transactor, Transaction(batch.records, offsets, membership))
+        self._under_way = batch, asyncio.get_running_loop().create_task(committing, name="commit")
+        self._own.read(batch.offsets)
+        for partition in batch.offsets:
+            self._looked.pop(partition, None)
+        return True
+
+    async def _timed(self, transactor: Transactor, transaction: Transaction) -> Mapping[Partition, int]:
         with self._metrics.batch_seconds.time():
+            return await transactor.commit(transaction)
+
+    async def settle(self) -> bool:
+        """Wait for the transaction that is under way; False where it failed and everything is set to read it again."""
+        async with self._settling:  # the loop, or a change of ownership within its poll
+            if self._under_way is None:
+                return True
+            batch, committing = self._under_way
+            await asyncio.wait({committing})  # whoever waits may be cancelled, the transaction not
+            self._under_way = None
             try:
-                ends = await self._transactor.commit(Transaction(batch.records, offsets, membership))
+                ends = committing.result()
             except Aborted as error:
                 await self._aborted(error)
                 return False
@@ -266,27 +311,27 @@ class Router:
             except (CommitUnknown, Retriable) as error:
                 await self._unknown(error)
                 return False
-        self._aborts = 0
-        self._own.committed(batch.offsets)
-        for partition in batch.offsets:
-            self._looked.pop(partition, None)
-        self._count(batch)
-        try:
-            self._remember(batch, {p.number: end for p, end in ends.items() if p.topic == self._names.seen})
-        except StoreBroken as error:
-            self._rebuild_store(error)
-            return False
-        return True
+            self._aborts = 0
+            self._read_max = min(self._read_max * 2, self._settings.batch_records_max)
+            self._own.committed(batch.offsets)
+            self._measures.count(batch)
+            try:
+                self._remember(batch, {p.number: end for p, end in ends.items() if p.topic == self._names.seen})
+            except StoreBroken as error:
+                self._rebuild_store(error)
+                return False
+            return True
 
     def _remember(self, batch: Batch, positions: dict[int, int]) -> None:
         for number, entries in batch.entries.items():
-            before = self._store.applied(number) or Applied(0, 0)
+            before = self._store.applied(number)
+            if before is None:
+                continue  # emptied meanwhile: it will be read from the log with all that was before it
             self._store.add(number, entries, Applied(positions[number], before.entries + len(entries)))
         self._forget()
 
     async def _aborted(self, error: Aborted) -> None:
         self._own.rewind()
-        self._read_max = self._settings.batch_records_max
         wait_s = min(ABORTED_WAIT_FIRST_S * 2 ** min(self._aborts, 10), ABORTED_WAIT_MAX_S)
         self._aborts += 1
         log.warning(
@@ -297,10 +342,8 @@ class Router:
     def _too_large(self, batch: Batch, error: TooLarge) -> None:
         """Find the record that makes it so, one by one, and let it go to the dead letters."""
         log.warning("a transaction holds more than the broker takes", extra={"error": str(error), "read": batch.read})
-        if batch.read == 1:
-            ((partition, offset),) = batch.offsets.items()
-            self._decider.refuse(partition, offset - 1)
-            self._read_max = self._settings.batch_records_max
+        if batch.read == 1 and batch.last is not None:
+            self._decider.refuse(*batch.last)
         else:
             self._read_max = 1
         self._own.rewind()
@@ -342,37 +385,6 @@ class Router:
             self._day = today
             self._own.oldest_day = today - ceil(self._settings.dedup_days) - 1
             self._store.forget(self._own.oldest_day)
-
-    def _count(self, batch: Batch) -> None:
-        metrics = self._metrics
-        metrics.batch_records.observe(batch.read)
-        for outcome, count in batch.outcomes.items():
-            metrics.requests_total.labels(outcome).inc(count)
-        for lane, count in batch.lanes.items():
-            metrics.deliveries_total.labels(lane).inc(count)
-        for step, count in batch.steps.items():
-            metrics.delayed_total.labels(step).inc(count)
-
-    async def _measure(self) -> None:
-        """Lag of the requests and of each step of the delay stage (its backlog)."""
-        while True:
-            await asyncio.sleep(self._settings.lag_every_s)
-            try:
-                self._tables.check()
-            except LogError as error:
-                self._own.failure = error
-                return
-            ready = {p: book.next for p, book in self._own.books.items() if book.next is not None}
-            try:
-                ends = await self._cluster.high_watermarks(list(ready)) if ready else {}
-                self._metrics.remembered_keys.set(self._store.keys())
-            except (Retriable, StoreBroken):
-                continue  # the loop meets it too, and says so
-            lag = dict.fromkeys((self._names.requests, *self._names.delays), 0)
-            for partition, end in ends.items():
-                lag[partition.topic] += max(0, end - ready[partition])
-            for topic, records in lag.items():
-                self._metrics.lag.labels(topic).set(records)
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)

@@ -34,13 +34,17 @@ class FailClosed(Exception):
 
 @dataclass(slots=True)
 class Book:
-    """One owned partition: the committed position, None until it was taken over."""
+    """One owned partition: where reading goes on, and what is committed; None until it was taken over."""
 
     next: int | None = None
+    committed: int = 0
 
 
 class Listening(Protocol):
-    """What ownership tells the loop."""
+    """What ownership asks of the loop."""
+
+    async def settle(self) -> bool:
+        """Wait for the transaction that is under way."""
 
     def forget_wakes(self, partitions: Collection[Partition]) -> None:
         """These are no longer ours, or start again."""
@@ -70,6 +74,7 @@ class Ownership:
         self.books: dict[Partition, Book] = {}
         self.unopened: set[Partition] = set()  # read from, but without a committed position yet
         self.oldest_day = 0  # entries of earlier days are not restored
+        self.epoch = 0  # raised whenever what was read before is to be read again
         self.problem: str | None = None
         self.failure: BaseException | None = None
 
@@ -84,12 +89,14 @@ class Ownership:
         self.take_over()
 
     async def revoked(self, removed: frozenset[Partition]) -> None:
-        """No transaction is open here: the loop commits between polls."""
+        """What is under way is settled first: then it is another's."""
+        await self._listening.settle()
         self._drop(removed)
 
     async def lost(self, removed: frozenset[Partition]) -> None:
-        """Another owns them already."""
+        """Another owns them already; the broker refuses what is under way, and that has to be known too."""
         log.warning("lost partitions", extra={"partitions": len(removed)})
+        await self._listening.settle()
         self._drop(removed)
 
     def _drop(self, removed: frozenset[Partition]) -> None:
@@ -108,23 +115,33 @@ class Ownership:
         book = self.books.get(partition)
         return None if book is None else book.next
 
-    def committed(self, offsets: Mapping[Partition, int]) -> None:
-        """A transaction with these positions was committed."""
+    def read(self, offsets: Mapping[Partition, int]) -> None:
+        """A transaction with these positions is under way."""
         for partition, offset in offsets.items():
             book = self.books.get(partition)
             if book is not None and book.next is not None:
                 book.next = offset
+
+    def committed(self, offsets: Mapping[Partition, int]) -> None:
+        """It was committed."""
+        for partition, offset in offsets.items():
+            book = self.books.get(partition)
+            if book is not None and book.next is not None:
+                book.committed = offset
             self.unopened.discard(partition)
 
     def rewind(self) -> None:
-        """Nothing of the last transaction happened: read again from the committed positions."""
+        """Nothing of it happened: read again from the committed positions."""
+        self.epoch += 1
         self._listening.forget_wakes(self.books.keys())
         for partition, book in self.books.items():
             if book.next is not None and self.member is not None:
+                book.next = book.committed
                 self.member.start(partition, book.next)
 
     def stand_still(self) -> None:
         """Nobody knows what was committed: every partition has to be taken over again."""
+        self.epoch += 1
         if self.member is not None:
             self.member.pause(self.books.keys())
         self._listening.forget_wakes(self.books.keys())
@@ -161,8 +178,10 @@ class Ownership:
                 self.problem = f"taking over: {error}"
             except StoreBroken as error:
                 log.warning("the store is damaged and is rebuilt from the log", extra={"error": str(error)})
-                self._store.reset()
                 self.stand_still()
+                # Positions are asked for, and the store is emptied, only when no transaction can still change them.
+                await self._listening.settle()
+                self._store.reset()
                 continue
             except FailClosed as error:
                 self.problem = str(error)
@@ -190,7 +209,8 @@ class Ownership:
                 continue
             if committed.get(partition) is None:
                 self.unopened.add(partition)
-            self.books[partition].next = offset
+            book = self.books[partition]
+            book.next = book.committed = offset
             self.member.start(partition, offset)
         if closed:
             raise FailClosed("; ".join(closed))

@@ -193,7 +193,7 @@ class World:
             logs = self.cluster.topics[NAMES.requests]
             return all(committed.get(log.partition, 0) >= log.end for log in logs)
 
-        await self.until(done, seconds)
+        await self.until(done, seconds, 0.02)
 
 
 def request(key: str, **changes: Any) -> MailRequested:
