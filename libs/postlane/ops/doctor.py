@@ -48,16 +48,14 @@ def masked_url(url: str) -> str:
     """A URL without its password; parameters are left out, as they may hold one too."""
     try:
         parts = urlsplit(url)
-        if parts.password is None and not parts.query:
-            return url
-        user = (
-            f"{parts.username}:{MASK}@"
-            if parts.password is not None
-            else (f"{parts.username}@" if parts.username else "")
-        )
-        port = f":{parts.port}" if parts.port else ""
+        port = f":{parts.port}" if parts.port else ""  # raises for a password that stands where the port should
     except ValueError:
         return MASK
+    if parts.password is None and not parts.query:
+        return url
+    user = f"{parts.username or ''}:{MASK}@" if parts.password is not None else ""
+    if not user and parts.username:
+        user = f"{parts.username}@"
     query = "?…" if parts.query else ""
     return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}{query}"
 
