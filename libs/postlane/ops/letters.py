@@ -132,6 +132,10 @@ class Letter:
                 "reply_code": int(code[0]) if code else None,
             }
         if mail is not None:
+            if said.get("provider") is None and mail.failed_providers:
+                said["provider"] = mail.failed_providers[
+                    -1
+                ]  # given up when the last one had refused it, at an earlier hop
             said |= mail_fields(mail, mail.recipient) | {"delivery_id": mail.delivery_id}
         elif self.request is not None:
             people = recipients(self.request)
