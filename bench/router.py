@@ -72,7 +72,7 @@ async def _routed(cluster: KafkaLog, partitions: int) -> int:
     return sum((await cluster.high_watermarks(topics)).values())
 
 
-async def _measure(bootstrap: str, folder: Path, count: int, partitions: int) -> dict[str, Any]:
+async def _measure(bootstrap: str, broker: int, folder: Path, count: int, partitions: int) -> dict[str, Any]:
     cluster = KafkaLog(bootstrap)
     try:
         await _publish(cluster, count, partitions)
@@ -90,7 +90,7 @@ async def _measure(bootstrap: str, folder: Path, count: int, partitions: int) ->
         with (folder / "router.log").open("wb") as log:
             process = subprocess.Popen(command, env=env, stderr=log)  # noqa: ASYNC220
             try:
-                figures = await _watch(cluster, process, count, partitions)
+                figures = await _watch(cluster, process, broker, count, partitions)
                 return {**figures, **_metrics(folder / "router.log")}
             finally:
                 process.terminate()
@@ -99,12 +99,14 @@ async def _measure(bootstrap: str, folder: Path, count: int, partitions: int) ->
         await cluster.close()
 
 
-async def _watch(cluster: KafkaLog, process: subprocess.Popen[bytes], count: int, partitions: int) -> dict[str, Any]:
-    began: tuple[float, int, float] | None = None
+async def _watch(
+    cluster: KafkaLog, process: subprocess.Popen[bytes], broker: int, count: int, partitions: int
+) -> dict[str, Any]:
+    began: tuple[float, int, float, float] | None = None
     while True:
         routed, at, cpu_s = await _routed(cluster, partitions), time.monotonic(), _cpu_s(process.pid)
         if began is None and routed:
-            began = at, routed, cpu_s
+            began = at, routed, cpu_s, _cpu_s(broker)
         if began is not None and routed >= count:
             seconds = at - began[0]
             done = count - began[1]
@@ -113,6 +115,7 @@ async def _watch(cluster: KafkaLog, process: subprocess.Popen[bytes], count: int
                 "seconds": round(seconds, 2),
                 "requests_per_s": round(done / seconds),
                 "router_cpu_us_per_request": round((cpu_s - began[2]) / done * 1e6, 1),
+                "broker_cpu_us_per_request": round((_cpu_s(broker) - began[3]) / done * 1e6, 1),
             }
         if process.poll() is not None:
             raise RuntimeError(f"the router ended with {process.returncode}")
@@ -144,7 +147,7 @@ def run(count: int = REQUESTS, partitions: int = 12) -> dict[str, Any]:
         kafka = KafkaCluster(Path(folder) / "kafka", brokers=1, port=0, tied=True)
         kafka.start()
         try:
-            return asyncio.run(_measure(kafka.bootstrap_servers, Path(folder), count, partitions))
+            return asyncio.run(_measure(kafka.bootstrap_servers, kafka.pid() or 0, Path(folder), count, partitions))
         finally:
             log = Path(folder) / "router.log"
             if log.exists():
