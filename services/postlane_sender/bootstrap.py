@@ -17,8 +17,9 @@ from postlane.service import ServiceContext
 from postlane_sender.composer import Composer
 from postlane_sender.config import lanes_of, password_of, settings_of_tests
 from postlane_sender.connection import Connection
-from postlane_sender.courier import Link, OpenSession, Pool
+from postlane_sender.courier import OpenSession, Pool
 from postlane_sender.lane import LaneState
+from postlane_sender.link import Link
 from postlane_sender.loop import LaneLoop
 from postlane_sender.recorder import FlightRecorder, NoRecorder
 from postlane_sender.session import limits_of, open_session, tls_context_of

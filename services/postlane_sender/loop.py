@@ -39,6 +39,7 @@ class LaneLoop:
         self._transactor: Transactor | None = None
         self._ticker: Ticker | None = None
         self._takeovers: dict[int, asyncio.Task[None]] = {}
+        self._damaged: dict[int, str] = {}  # partitions whose books cannot be trusted, and why
         self._paused: set[int] = set()
         self._stopping = asyncio.Event()
         self._broken: asyncio.Future[None] | None = None
@@ -99,6 +100,8 @@ class LaneLoop:
             return f"lane {lane.name}: {lane.problem}"
         if lane.membership is None:
             return f"lane {lane.name}: not a member of {lane.group} yet"
+        if self._damaged:
+            return f"lane {lane.name}: {'; '.join(self._damaged.values())}"
         if self._takeovers:
             return f"lane {lane.name}: taking over partitions {sorted(self._takeovers)}"
         return None
@@ -231,7 +234,7 @@ class LaneLoop:
         lane.membership = membership
         for partition in added:
             lane.closing.discard(partition.number)
-            task = asyncio.create_task(self._take_over(partition.number))
+            task = asyncio.create_task(self._take_over(partition.number), name=str(partition.number))
             self._takeovers[partition.number] = task
             task.add_done_callback(self._taken_over)
 
@@ -263,7 +266,14 @@ class LaneLoop:
         if task.cancelled():
             return
         error = task.exception()
-        if error is not None:
+        if isinstance(error, BooksDamaged):
+            # This partition stays shut, here and wherever it goes; the others go on.
+            number = int(task.get_name())
+            self._damaged[number] = str(error)
+            _log.critical(
+                "the books are damaged", extra={"lane": self.lane.name, "partition": number, "reason": str(error)}
+            )
+        elif error is not None:
             self._break(error)
 
     async def revoked(self, removed: frozenset[Partition]) -> None:
@@ -299,6 +309,7 @@ class LaneLoop:
             if book is not None:
                 self._abandon(book)
             lane.closing.discard(number)
+            self._damaged.pop(number, None)
         gone = set(numbers)
         lane.ended = [entry for entry in lane.ended if entry.partition not in gone]
         lane.fresh = type(lane.fresh)(entry for entry in lane.fresh if entry.partition not in gone)

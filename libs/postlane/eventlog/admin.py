@@ -118,10 +118,20 @@ class KafkaAdmin:
         try:
             found = await self._all(futures, "list offsets of")
         except Retriable as error:
+            if _is_stale(error.__cause__):
+                self._renew()
             if _is_nowhere(error.__cause__):  # no leader: none now, or no such partition
                 await self._exist(partitions)
             raise
         return {Partition(tp.topic, tp.partition): info.offset for tp, info in found.items()}
+
+    def _renew(self) -> None:
+        """The library's idea of who leads is stale, and it does not ask again: a new client does.
+
+        The old one is let go when nothing waits for an answer of its any more; letting go at once would lose those.
+        """
+        old, self._made = self._made, None
+        asyncio.get_running_loop().call_later(2 * self._timeout_s, lambda: old)
 
     async def _exist(self, partitions: Collection[Partition]) -> None:
         """Raises UnknownTopic unless all of them do."""
@@ -282,6 +292,11 @@ class KafkaAdmin:
         )
         entries = next(iter(found.values()))
         return {name: entries[name].value for name in names if name in entries and entries[name].value is not None}
+
+
+def _is_stale(cause: BaseException | None) -> bool:
+    codes = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH)
+    return isinstance(cause, KafkaException) and cause.args[0].code() in codes
 
 
 def _is_nowhere(error: BaseException | None) -> bool:
