@@ -17,6 +17,7 @@ from postlane.eventlog.codec import decode, encode, header
 from postlane.eventlog.memory_faults import Fault, ProcessDied
 from postlane.eventlog.ports import Outgoing
 from postlane.ops.letters import Filters
+from postlane.ops.replay import Writer
 
 
 def test_a_dead_letter_is_mailed_again_once() -> None:
@@ -502,6 +503,72 @@ def test_reads_begin_where_the_log_begins() -> None:
             log.trim(log.start + 1)
         made = await Operator(world).plan()
         assert made.total == len(world.records(NAMES.dead_letters))
+        await router.stop()
+
+    virtually(main())
+
+
+# -------------------------------------------------- controls: without its guard, each promise must be seen broken
+
+
+def test_control_a_generation_taken_when_it_is_written_mails_twice() -> None:
+    """The model's counterexample: the highest known generation at the time of writing, not of planning."""
+
+    async def main() -> None:
+        world = World()
+        router = world.router()
+        sender, messages = await with_letters(world, 3)
+        stale = Operator(world, "stale")
+        made = await stale.plan()
+        await Operator(world, "quick").replay()
+        await all_routed(world)
+        sender.settle(lambda _: "delivered")
+        for items in made.items.values():
+            for index in range(len(items)):
+                items.generations[index] += 1
+        await stale.run(made)
+        await all_routed(world)
+        sender.settle(lambda _: "delivered")
+        assert all(sorted(copies) == [1, 2] for copies in sender.copies.values())
+        assert generations(world, messages) == {message: [0, 1, 2] for message in messages}
+        await router.stop()
+
+    virtually(main())
+
+
+def test_control_an_unknown_commit_that_is_not_looked_up_is_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def forget(self: Writer, number: int, records: object) -> bool:
+        await self._transactor.rebuild()
+        return False
+
+    monkeypatch.setattr(Writer, "_happened", forget)
+
+    async def main() -> None:
+        world = World()
+        router = world.router()
+        await with_letters(world, 4)
+        operator = Operator(world, "victim", _At("commit", 1, Fault.UNKNOWN_APPLIED))
+        await operator.replay()
+        said = Counter(e.delivery_id for told in world.events().values() for e in told if isinstance(e, Replayed))
+        assert 2 in said.values()
+        await router.stop()
+
+    virtually(main())
+
+
+def test_the_router_drops_what_a_plan_asks_for_twice() -> None:
+    async def main() -> None:
+        world = World()
+        router = world.router()
+        _, messages = await with_letters(world, 3)
+        operator = Operator(world)
+        made = await operator.plan()
+        await operator.run(made)
+        await operator.run(made)
+        await all_routed(world)
+        assert generations(world, messages) == {message: [0, 1] for message in messages}
+        outcomes = Counter(r.key for r in world.records(NAMES.requests))
+        assert set(outcomes.values()) == {3}  # the original, and twice the replay: the router dropped one
         await router.stop()
 
     virtually(main())
