@@ -9,6 +9,8 @@ import pytest
 
 from postlane.core.policy import Config
 from postlane.eventlog.admin import Broker, ClusterState, TopicState
+from postlane.eventlog.errors import Retriable
+from postlane.eventlog.ports import Partition
 from postlane.eventlog.topics import TopicNames, TopicSpec
 from postlane.ops.topics import apply, declared, differences, plan
 
@@ -23,6 +25,7 @@ class FakeAdmin:
         self.brokers = brokers
         self.actual = dict(actual or {})
         self.altered: dict[str, dict[str, str]] = {}
+        self.shy = 2  # how often it does not know a new topic yet
 
     async def cluster(self) -> ClusterState:
         return ClusterState("c", 1, tuple(Broker(i, "h", 1) for i in range(self.brokers)))
@@ -34,6 +37,12 @@ class FakeAdmin:
         for spec in specs:
             assert spec.name not in self.actual
             self.actual[spec.name] = TopicState(spec.name, spec.partitions, replication, dict(spec.config))
+
+    async def high_watermarks(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        if self.shy:
+            self.shy -= 1
+            raise Retriable("not leader for partition")
+        return dict.fromkeys(partitions, 0)
 
     async def set_topic_config(self, topic: str, config: Mapping[str, str]) -> None:
         self.altered[topic] = dict(config)
@@ -61,6 +70,7 @@ async def test_apply_makes_it_so_and_then_nothing_differs() -> None:
     assert await apply(admin, want, found) == ()
     assert (await plan(admin, NAMES, CONFIG))[1] == ()
     assert admin.actual["x.mail.requests"].partitions == 12
+    assert admin.shy == 0  # it waited until the topics could be used
 
 
 async def applied(brokers: int = 3) -> FakeAdmin:

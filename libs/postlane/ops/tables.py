@@ -61,13 +61,13 @@ async def add_suppressions(log: Log, names: TopicNames, entries: Iterable[Suppre
         kept = entry.model_copy(update={"address": suppression_address(entry.address)})
         return _record(names.suppressions, suppression_key(kept.tenant, kept.address), kept, kept.at)
 
-    return await _append_all(log, (record(entry) for entry in entries))
+    return await _append_all(log, names.suppressions, (record(entry) for entry in entries))
 
 
 async def remove_suppressions(log: Log, names: TopicNames, tenant: str, addresses: Iterable[str]) -> int:
     """Mail these again; how many."""
     keys = (suppression_key(tenant, address) for address in addresses)
-    return await _append_all(log, (Outgoing(names.suppressions, None, key, None) for key in keys))
+    return await _append_all(log, names.suppressions, (Outgoing(names.suppressions, None, key, None) for key in keys))
 
 
 async def suppressions(log: Log, names: TopicNames, tenant: str | None = None) -> list[Suppression]:
@@ -141,7 +141,7 @@ async def pause(log: Log, names: TopicNames, scope: Scope, name: str, reason: st
 async def resume(log: Log, names: TopicNames, scope: Scope, name: str) -> bool:
     """Let it go on; whether it was paused."""
     was_paused = any((o.action, o.scope, o.name) == ("pause", scope, name) for o in await orders(log, names))
-    await _append_all(log, [Outgoing(names.control, None, control_key("pause", scope, name), None)])
+    await _append_all(log, names.control, [Outgoing(names.control, None, control_key("pause", scope, name), None)])
     return was_paused
 
 
@@ -160,7 +160,7 @@ async def orders(log: Log, names: TopicNames) -> list[Control]:
 
 async def _order(log: Log, names: TopicNames, order: Control) -> Control:
     key = control_key(order.action, order.scope, order.name)
-    await _append_all(log, [_record(names.control, key, order, order.at)])
+    await _append_all(log, names.control, [_record(names.control, key, order, order.at)])
     return order
 
 
@@ -197,7 +197,10 @@ async def _facts(log: Log, topic: str, model: type[F]) -> list[F]:
     return found
 
 
-async def _append_all(log: Log, records: Iterable[Outgoing]) -> int:
+async def _append_all(log: Log, topic: str, records: Iterable[Outgoing]) -> int:
+    """Append to `topic`, a batch at a time. Asks for the topic first: an append alone waits long for a broker that
+    is not there, and cannot say that it is not."""
+    await log.partition_count(topic)
     appender, waiting, count = log.appender(), iter(records), 0
     try:
         while batch := list(islice(waiting, APPEND_BATCH)):

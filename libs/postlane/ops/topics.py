@@ -6,15 +6,20 @@ state, seen and events, and with another number of partitions the same key would
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from postlane.core.policy import Config
 from postlane.eventlog.admin import ClusterState, TopicState
+from postlane.eventlog.errors import Retriable, UnknownTopic
+from postlane.eventlog.ports import Partition
 from postlane.eventlog.topics import TopicNames, TopicSpec, declare
 
 REPLICATION_WANTED = 3
+USABLE_TIMEOUT_S = 30.0
+USABLE_ASK_AGAIN_S = 0.1
 IN_SYNC_MIN = 2  # of three copies: one broker may be lost without losing what was acknowledged
 
 Action = Literal["create", "alter", "refuse", "by_hand"]
@@ -30,6 +35,8 @@ class Admin(Protocol):
     async def create_topics(self, specs: Collection[TopicSpec], replication: int) -> None: ...
 
     async def set_topic_config(self, topic: str, config: Mapping[str, str]) -> None: ...
+
+    async def high_watermarks(self, partitions: Collection[Partition]) -> Mapping[Partition, int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,7 @@ async def apply(admin: Admin, want: Declared, found: Sequence[Difference]) -> tu
     """Create and alter what may be; returns what was left because its action is refuse or by_hand."""
     missing = [want.spec(d.topic) for d in found if d.action == "create"]
     await admin.create_topics(missing, want.replication)
+    await _until_usable(admin, missing)
     alterations: dict[str, dict[str, str]] = {}
     for difference in found:
         if difference.action == "alter":
@@ -100,6 +108,20 @@ async def apply(admin: Admin, want: Declared, found: Sequence[Difference]) -> tu
     for topic, settings in alterations.items():
         await admin.set_topic_config(topic, settings)
     return tuple(d for d in found if d.action in ("refuse", "by_hand"))
+
+
+async def _until_usable(admin: Admin, specs: Sequence[TopicSpec]) -> None:
+    """Brokers hear of a new topic one after the other; whoever comes next should not meet one that has not yet."""
+    partitions = [Partition(spec.name, number) for spec in specs for number in range(spec.partitions)]
+    tries = int(USABLE_TIMEOUT_S / USABLE_ASK_AGAIN_S)
+    for left in reversed(range(tries)):
+        try:
+            await admin.high_watermarks(partitions)
+            return
+        except (UnknownTopic, Retriable):
+            if not left:
+                raise
+        await asyncio.sleep(USABLE_ASK_AGAIN_S)
 
 
 def _of_one(spec: TopicSpec, state: TopicState, replication: int) -> Iterable[Difference]:
