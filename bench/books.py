@@ -121,6 +121,10 @@ async def run(bootstrap: str, count: int = 60_000, body_bytes: int = 1000) -> di
 if __name__ == "__main__":
     import sys
 
+    import gc
+
     import uvloop
+
+    gc.set_threshold(100_000, 50, 1000)
 
     print(uvloop.run(run(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 60_000)))

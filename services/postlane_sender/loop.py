@@ -15,7 +15,7 @@ from postlane.core import settle
 from postlane.core.books import Book, Entry, Found, Stage
 from postlane.core.events import DispatchReady, Intent
 from postlane.core.replies import Phase, Reply
-from postlane.eventlog.codec import Unreadable, decode_record
+from postlane.eventlog.codec import Unreadable, decode_at_once
 from postlane.eventlog.errors import LogError, OffsetGone, Retriable
 from postlane.eventlog.ports import Member, Membership, Partition, Received, Transactor
 from postlane_sender.admission import Admission
@@ -159,7 +159,7 @@ class LaneLoop:
         if book is None or record.partition in lane.closing:
             return
         try:
-            mail = decode_record(DispatchReady, record)
+            mail = decode_at_once(DispatchReady, record)
         except Unreadable as error:
             entry = Entry(record.partition, record.offset, None, raw=record, trouble=error.reason)
             if book.admit(entry)[0] is not Found.SETTLED:

@@ -16,7 +16,7 @@ from datetime import datetime
 
 from postlane.core import delay
 from postlane.core.books import Book, Entry, Found, History, Stage
-from postlane.core.events import Attempted, DispatchReady, Fact, Intent, MailEvent, Outcome, Undecodable
+from postlane.core.events import Attempted, DispatchReady, Fact, Undecodable
 from postlane.core.settle import Decision
 from postlane.eventlog import codec
 from postlane.eventlog.dead_letters import dead_letter
@@ -31,6 +31,7 @@ from postlane.eventlog.ports import (
     Transaction,
     Transactor,
 )
+from postlane_sender import wire
 from postlane_sender.admission import Admission
 from postlane_sender.lane import LaneState
 from postlane_sender.takeover import BooksDamaged, metadata, read_state
@@ -61,6 +62,8 @@ class Ticker:
         self._lane = lane
         self._transactor = transactor
         self._admission = admission
+        self._state_topic = lane.state
+        self._events_topic = lane.names.events
         self._busy = asyncio.Lock()
         self._aborts = 0
         if lane.failpoints.point == "in_commit":
@@ -117,31 +120,9 @@ class Ticker:
         lane, mail = self._lane, entry.mail
         assert mail is not None
         self._note(draft, entry, Stage.STARTING)
-        intent = Intent(
-            delivery_id=mail.delivery_id,
-            hop=mail.hop,
-            attempt=mail.attempt,
-            offset=entry.offset,
-            instance=lane.instance,
-            boot=lane.boot,
-            provider=entry.provider,
-            ttl_ms=int(lane.policy.intent_ttl_s * 1000),
-            at=now,
-        )
-        event = Attempted(
-            message_id=mail.message_id,
-            delivery_id=mail.delivery_id,
-            recipient=mail.recipient,
-            generation=mail.generation,
-            attempt=mail.attempt,
-            hop=mail.hop,
-            possibly_delivered=mail.doubts > 0,
-            at=now,
-            provider=entry.provider,
-        )
         key = mail.message_id.encode()
-        draft.records.append(self._state(entry, intent))
-        draft.records.append(self._event(entry, event, key, stamp))
+        draft.records.append(self._state(entry, wire.intent(lane, entry, mail, now)))
+        draft.records.append(self._event(entry, Attempted, wire.attempted(entry, mail, now), key, stamp))
         lane.courier.start(entry)
         self._admission.begun(entry)
 
@@ -153,11 +134,11 @@ class Ticker:
         assert decision is not None
         self._note(draft, entry, Stage.SETTLING)
         event = decision.event
-        result = event.type  # type: ignore[attr-defined]
+        result = type(event).__name__
         key = mail.message_id.encode()
-        outcome = Outcome(delivery_id=mail.delivery_id, hop=mail.hop, offset=entry.offset, result=result, at=now)
+        outcome = wire.outcome(mail.delivery_id, mail.hop, entry.offset, result, now)
         draft.records.append(self._state(entry, outcome))
-        draft.records.append(self._event(entry, event, key, stamp))
+        draft.records.append(self._event(entry, type(event), codec.encode(event), key, stamp))
         if decision.next is not None:
             draft.records.append(self._next(entry, decision.next, key, now, stamp))
         if decision.dead_letter is not None:
@@ -171,9 +152,9 @@ class Ticker:
         event = Undecodable(
             topic=record.topic, partition=record.partition, offset=record.offset, reason=reason[:200], at=now
         )
-        outcome = Outcome(delivery_id=f"@{record.offset}", hop=0, offset=record.offset, result="Undecodable", at=now)
+        outcome = wire.outcome(f"@{record.offset}", 0, record.offset, "Undecodable", now)
         draft.records.append(self._state(entry, outcome))
-        draft.records.append(self._event(entry, event, record.key, stamp))
+        draft.records.append(self._event(entry, Undecodable, codec.encode(event), record.key, stamp))
         draft.records.append(dead_letter(record, self._lane.group, "undecodable", codec.Unreadable(reason)))
 
     def _say_positions(self, draft: Draft) -> None:
@@ -188,18 +169,12 @@ class Ticker:
 
     # ------------------------------------------------------------------------------------------------------ records
 
-    def _state(self, entry: Entry, fact: Intent | Outcome) -> Outgoing:
-        return Outgoing(self._lane.state, entry.partition, entry.key.encode(), codec.encode(fact))
+    def _state(self, entry: Entry, value: bytes) -> Outgoing:
+        return Outgoing(self._state_topic, entry.partition, entry.key.encode(), value)
 
-    def _event(self, entry: Entry, event: MailEvent | Undecodable, key: bytes | None, stamp: _Stamp) -> Outgoing:
-        ident = f"{self._lane.name}/{entry.partition}/{entry.offset}/{event.type}"  # type: ignore[union-attr]
-        return Outgoing(
-            self._lane.names.events,
-            entry.partition,
-            key,
-            codec.encode(event),
-            stamp.headers(type(event), ident, _trace(entry)),
-        )
+    def _event(self, entry: Entry, kind: type[Fact], value: bytes, key: bytes | None, stamp: _Stamp) -> Outgoing:
+        ident = f"{self._lane.name}/{entry.partition}/{entry.offset}/{kind.__name__}"
+        return Outgoing(self._events_topic, entry.partition, key, value, stamp.headers(kind, ident, _trace(entry)))
 
     def _next(self, entry: Entry, following: DispatchReady, key: bytes, now: datetime, stamp: _Stamp) -> Outgoing:
         step = delay.plan(following.due_at, now) or delay.STEPS[0]

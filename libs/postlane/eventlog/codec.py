@@ -79,6 +79,26 @@ def decode_record(model: type[M], record: Received) -> M:
     return decode(model, record.value)
 
 
+def decode_at_once(model: type[M], record: Received) -> M:
+    """Like `decode_record`, parsing and validating in one pass at half the cost: for what our own services wrote.
+
+    The parser is pydantic's, which takes NaN and Infinity where RFC 8259 has none.
+    """
+    for name, kind in record.headers:
+        if name == "ce_type":
+            check_type(model, kind)
+            break
+    value = record.value
+    if not value:
+        raise Unreadable("empty record")
+    if len(value) > VALUE_MAX_BYTES:
+        raise Unreadable(f"record of {len(value)} bytes; at most {VALUE_MAX_BYTES}")
+    try:
+        return model.model_validate_json(value)
+    except ValidationError as error:
+        raise Unreadable(_reason(error)) from None
+
+
 def check_type(model: type[Fact], value: bytes | None) -> None:
     """Raises Unreadable unless `value` is the CloudEvents type of `model` in a version that can be read here."""
     if value == _type_bytes(model):
