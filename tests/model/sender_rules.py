@@ -34,6 +34,7 @@ class Rules:
     policies: tuple[Literal["resend", "park"], ...] = ("resend",)  # one delivery each
     attempts_max: tuple[int, ...] = (1,)
     processes: int = 2
+    late_arrival: bool = False  # records reach the broker only after the offsets: the harder order alone, fewer states
     properties: str = "12345678"  # which are checked; see sender_oracle.py
 
     # what is written before what

@@ -69,7 +69,8 @@ def tick_steps(rules: Rules, world: World, who: int) -> Iterator[Step]:
         elif transaction and transaction.phase in (OPEN, TIMED_OUT):
             yield Step(f"{NAMES[who]} rebuilds its producer, the leftover transaction is aborted", aborted(world, who))
         return
-    if sender.tick in (BEGUN, OFFSETS_SENT) and transaction and transaction.phase == OPEN:
+    producing = (OFFSETS_SENT,) if rules.late_arrival else (BEGUN, OFFSETS_SENT)
+    if sender.tick in producing and transaction and transaction.phase == OPEN:
         yield from _arrive(world, who, transaction)
     if sender.tick == BEGUN:
         yield from _send_offsets(rules, world, who)

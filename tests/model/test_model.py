@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -81,3 +82,8 @@ def test_a_budget_bounds_each_fault_and_all_together() -> None:
     assert spend(left, 0) is None
     with pytest.raises(ValueError, match="unknown faults"):
         budget(("crash",), {"fire": 1})
+
+
+def test_the_page_knows_every_case() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "model.md").read_text(encoding="utf-8")
+    assert [case.name for case in CASES if f"| {case.name} |" not in page] == []
