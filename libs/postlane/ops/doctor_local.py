@@ -21,6 +21,7 @@ DAY_S = 86_400
 VARIABLES = frozenset(
     {
         "POSTLANE_BOOTSTRAP_SERVERS",
+        "POSTLANE_CACHE_DIR",
         "POSTLANE_TOPIC_PREFIX",
         "POSTLANE_CONFIG",
         "POSTLANE_HTTP_HOST",
@@ -57,6 +58,9 @@ def _configuration(environment: Environment) -> Check:
 def _variables(variables: Mapping[str, str]) -> Iterator[Check]:
     known = sorted(VARIABLES)
     for name in sorted(variables):
+        if name.startswith("POSTLANE_TEST_"):
+            yield fail("variables", f"{name} is for tests: it breaks or switches off what keeps the books", "unset it")
+            continue
         if name.startswith("POSTLANE_") and name not in VARIABLES and not name.startswith("POSTLANE_KAFKA_"):
             near = get_close_matches(name, known, n=1)
             do = f"did you mean {near[0]}?" if near else "remove it, or see the table of variables"
