@@ -200,4 +200,4 @@ def _service(service: str, group: GroupState | None, partitions: int) -> Check:
     if count > partitions:
         do = "run no more than there are partitions"
         return warn(f"service {service}", f"{count} run, {count - partitions} of them have nothing to do", do)
-    return ok(f"service {service}", f"{count} run{'s' if count == 1 else ''}")
+    return ok(f"service {service}", f"{count} in the group")

@@ -67,7 +67,8 @@ async def overview(log: Log, admin: Admin, environment: Environment, config: Con
     for topic in names.delays:
         found = await _backlog(log, admin, topic, names.router_group, router_group, now_ms, missing, counted=False)
         delayed[topic.rpartition(".")[2]] = sum(waiting.records for waiting in found)
-    ledger = await _ledger(log, environment, missing)
+    ledger = await _ledger(log, environment, missing, now_ms)
+    orders = await _orders(log, environment, missing)
     standing = _standing(ledger.pop("tallies", []))
     return {
         "kafka": {
@@ -82,7 +83,7 @@ async def overview(log: Log, admin: Admin, environment: Environment, config: Con
         "providers": {
             name: standing["providers"].get(name, {}) for name in sorted({*config.providers, *standing["providers"]})
         },
-        "orders": [_order(order) for order in await _orders(log, environment, missing)],
+        "orders": [_order(order) for order in orders],
         "ledger": ledger,
         "partitions": partitions,
     }
@@ -195,19 +196,28 @@ def _order(order: Control) -> Document:
 # ------------------------------------------------------------------------------------------------------------ ledger
 
 
-async def _ledger(log: Log, environment: Environment, missing: list[str]) -> Document:
+async def _ledger(log: Log, environment: Environment, missing: list[str], now_ms: int) -> Document:
     """How far the fold is, with the tallies of every lane, provider and state; or why it cannot be told."""
     topic = environment.names.events
+    told = await asyncio.to_thread(_ask_ledger, environment.database_url, topic)
+    folded: Mapping[int, int] = told.pop("offsets", {})
     try:
         partitions = [Partition(topic, number) for number in range(await log.partition_count(topic))]
-        ends = {p.number: end for p, end in (await log.high_watermarks(partitions)).items()}
+        ends, begins = await asyncio.gather(log.high_watermarks(partitions), log.low_watermarks(partitions))
     except UnknownTopic:
         missing.append(topic)
-        ends = {}
-    return await asyncio.to_thread(_ask_ledger, environment.database_url, topic, ends)
+        return told
+    if "error" not in told:
+        behind = 0
+        for partition in partitions:
+            start = max(begins[partition], folded.get(partition.number, 0))
+            if start < ends[partition]:
+                behind += (await _look(log, partition, start, ends[partition], now_ms))[0]
+        told["behind"] = behind
+    return told
 
 
-def _ask_ledger(url: str, topic: str, ends: Mapping[int, int]) -> Document:
+def _ask_ledger(url: str, topic: str) -> Document:
     try:
         from postlane.ops import books
     except ModuleNotFoundError as error:
@@ -216,10 +226,11 @@ def _ask_ledger(url: str, topic: str, ends: Mapping[int, int]) -> Document:
 
     try:
         return {
-            "behind": sum(books.lag(url, topic, ends).values()),
+            "behind": 0,
             "mails": sum(row["n"] for row in books.mails(url)),
             "oldest_open": {row["lane"]: row["requested_at"] for row in books.oldest_open(url)},
             "tallies": books.counts(url, ("lane", "provider", "state")),
+            "offsets": books.offsets(url, topic),
         }
     except (ConfigurationError, DatabaseUnavailable, DatabaseRefused) as error:
         return {"error": str(error)}
