@@ -119,9 +119,8 @@ async def run(bootstrap: str, count: int = 60_000, body_bytes: int = 1000) -> di
 
 
 if __name__ == "__main__":
-    import sys
-
     import gc
+    import sys
 
     import uvloop
 
