@@ -278,6 +278,8 @@ class Dice:
             await asyncio.sleep(self.dice.random() * 0.2)
         if self.dice.random() < 0.01:
             self.cluster.group("g").rebalance()
+        if self.dice.random() < 0.01 and (members := sorted(self.cluster.group("g").members)):
+            self.cluster.group("g").expire(self.dice.choice(members))
         if point in ("commit", "produce") and self.dice.random() < 0.1:
             faults = [Fault.ABORT, Fault.UNKNOWN_APPLIED, Fault.UNKNOWN_LATE, Fault.UNKNOWN_LOST]
             return self.dice.choice(faults) if point == "commit" else Fault.ABORT

@@ -1,7 +1,8 @@
 """A circuit breaker with a ramp: pure, told of every result, asked how many connections a provider may have now.
 
 closed: up to `window` connections, which grows with success (AIMD) to the configured number.
-open: none until `probe_at`. half_open: one connection, one mail; its success closes, its failure opens for longer.
+open: none until `probe_at`. half_open: one connection; reaching the provider closes the breaker on trial, failing
+opens it for longer. On trial the window is one connection, and one failure before the first answered mail opens again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Breaker:
     failures: int = 0
     probe_s: float = 0.0
     probe_at: float = 0.0
+    trial: bool = False  # reached again, but no mail was answered yet
 
     def __post_init__(self) -> None:
         self.window = float(self.connections_max)
@@ -51,17 +53,26 @@ class Breaker:
     def succeeded(self) -> None:
         """A mail was answered by the provider, whatever the answer said of the mail itself."""
         self.failures = 0
+        self.trial = False
+        self.probe_s = self.probe_first_s
         if self.state is not BreakerState.CLOSED:
             self.state = BreakerState.CLOSED
             self.window = 1.0
-            self.probe_s = self.probe_first_s
         elif self.window < self.connections_max:
             self.window = min(self.window + 1.0, float(self.connections_max))
+
+    def reached(self) -> None:
+        """A probe got through to the provider: mails may be tried, one connection first."""
+        if self.state is not BreakerState.CLOSED:
+            self.state = BreakerState.CLOSED
+            self.window = 1.0
+            self.failures = 0
+            self.trial = True
 
     def failed(self, now: float) -> None:
         """The provider could not be reached, shut the door, or lost a connection."""
         self.failures += 1
-        if self.state is BreakerState.HALF_OPEN:
+        if self.state is BreakerState.HALF_OPEN or self.trial:
             self._open(now, min(self.probe_s * 2, self.probe_max_s))
         elif self.state is BreakerState.CLOSED and self.failures >= self.failures_to_open:
             self._open(now, self.probe_first_s)
@@ -74,4 +85,5 @@ class Breaker:
         self.state = BreakerState.OPEN
         self.probe_s = probe_s
         self.probe_at = now + probe_s
+        self.trial = False
         self.failures = 0

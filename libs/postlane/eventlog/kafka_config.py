@@ -147,7 +147,8 @@ class ClientConfig:
         conf = {
             **self._consumer("member", client_id),
             "session.timeout.ms": SESSION_TIMEOUT_MS,
-            "heartbeat.interval.ms": 2_000,
+            # A member learns of a rebalance from its next heartbeat: this is most of how long one takes.
+            "heartbeat.interval.ms": 500,
             "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
             **self._options(_OF_PRODUCERS),
             "group.id": group,

@@ -18,6 +18,7 @@ from postlane.eventlog.worker import Worker
 BATCH_RECORDS_MAX = 1_000
 _IDLE_MAX = 2  # consumers kept for the next read, per isolation level
 _SLICE_S = 0.1
+_LOOK_UP_S = 5.0
 
 
 class Readers:
@@ -62,6 +63,7 @@ class _Reader:
         self._conf = config.reader(committed=committed)
         self._worker = Worker(f"postlane-read-{number}")
         self._consumer: Any = None
+        self._topics: set[str] = set()  # those that it has read
         self._reached = 0
 
     async def range(
@@ -86,6 +88,10 @@ class _Reader:
     def _assign(self, partition: Partition, start: int) -> None:
         if self._consumer is None:
             self._consumer = Consumer(self._conf, logger=LIBRARY_LOG)
+        if self._topics and partition.topic not in self._topics:
+            # A consumer that has read another topic learns of a new one's leader only at its next one-second timer.
+            self._consumer.list_topics(partition.topic, timeout=_LOOK_UP_S)
+        self._topics.add(partition.topic)
         self._reached = start
         self._consumer.assign([TopicPartition(partition.topic, partition.number, start)])
 
