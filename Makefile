@@ -42,7 +42,7 @@ test: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy libs services demo
 	$(BIN)/lint-imports
 	$(BIN)/pytest -ra tests/unit/test_schemas.py
 
