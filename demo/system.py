@@ -21,6 +21,7 @@ from postlane.local.stack import Stack
 
 POSTLANE = Path(sys.executable).with_name("postlane")
 COMMAND_TIMEOUT_S = 120
+END_TIMEOUT_S = 30
 PROVIDERS = ("primary", "backup")
 # Two minutes are short, so retries and probes are, too; everything else is the default.
 RETRY = {"first_s": 1, "factor": 2, "max_s": 4, "jitter": 0.2, "give_up_after": 8}
@@ -38,6 +39,7 @@ class System:
         self.folder = folder
         self.practice = practice
         self.stack = Stack(folder / "stack")
+        self._begun: list[subprocess.Popen[str]] = []
         config = folder / "postlane.yaml"
         config.write_text(yaml.safe_dump(_configuration(practice.smtp_ports), sort_keys=False))
         # What is set for another installation must not reach this one; where Kafka's jars are cached may.
@@ -67,13 +69,20 @@ class System:
     def up(self, senders: int) -> dict[str, Any]:
         """`postlane up`; what it says."""
         options = ("--data-dir", str(self.stack.data_dir), "--senders", str(senders), "--kafka-port", "0")
-        said = self.command("up", *options, "--no-practice-smtp", "--detach", "--json")
-        told = dict(json.loads(said))
+        told = dict(json.loads(self.finish(self.begin("up", *options, "--no-practice-smtp", "--detach", "--json"))))
         self.env["POSTLANE_BOOTSTRAP_SERVERS"] = told["bootstrap_servers"]
         return told
 
     def down(self) -> None:
-        """`postlane down`, in a session of its own: Ctrl-C at the demo must not cut it short."""
+        """End what was begun, then `postlane down` in a session of its own: another Ctrl-C must not cut it short."""
+        for child in self._begun:
+            if child.poll() is None:
+                child.terminate()
+        for child in self._begun:
+            try:
+                child.communicate(timeout=END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
         argv = [str(POSTLANE), "down", "--data-dir", str(self.stack.data_dir)]
         subprocess.run(
             argv, env=self.env, start_new_session=True, timeout=COMMAND_TIMEOUT_S, check=False, capture_output=True
@@ -93,13 +102,17 @@ class System:
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `postlane ARGUMENTS` and go on meanwhile."""
         command = [str(POSTLANE), *arguments]
-        return subprocess.Popen(command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with _unbroken():  # a child that was started is a child that we know
+            child = subprocess.Popen(command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            self._begun.append(child)
+        return child
 
     def finish(self, child: subprocess.Popen[str]) -> str:
         """The stdout of a command begun earlier, once it has ended. DemoFailed when it failed."""
         out, err = child.communicate(timeout=COMMAND_TIMEOUT_S)
         if child.returncode != 0:
             raise DemoFailed(f"`{child.args!s:.200}` ended with {child.returncode}: {(err or out).strip()}")
+        self._begun.remove(child)
         return out
 
     def kill(self, child: str) -> int:
@@ -157,6 +170,20 @@ def _patient_end() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+@contextmanager
+def _unbroken() -> Iterator[None]:
+    """Signals that come within the block are felt at its end."""
+    came: list[int] = []
+    before = {s: signal.signal(s, lambda signum, _: came.append(signum)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _configuration(smtp: dict[str, int]) -> dict[str, Any]:
