@@ -7,13 +7,14 @@ ARGS   ?=
 BIN    := .venv/bin
 STAMP  := .venv/.made-from
 
-.PHONY: help setup demo test check model schemas lock clean
+.PHONY: help setup demo test check bench model schemas lock clean
 
 help:
 	@echo "make setup    .venv with everything in it, as locked in requirements/dev.txt"
 	@echo "make demo     the whole system on this machine, with a kill and an outage, and its books compared per id"
 	@echo "make test     all tests (real Apache Kafka; ARGS='tests/unit -x' for some of them)"
 	@echo "make check    lint, format, types, import rules, schemas, compose file"
+	@echo "make bench    measure; writes bench/results.json and docs/benchmarks.md (on a quiet machine)"
 	@echo "make model    explore the models of the protocols (ARGS=--long for the deep ones)"
 	@echo "make schemas  write schemas/ anew from the models; refuses what older records would not survive"
 	@echo "make lock     resolve requirements/*.txt anew (needs uv)"
@@ -45,6 +46,9 @@ check: setup
 	$(BIN)/mypy libs services demo
 	$(BIN)/lint-imports
 	$(BIN)/pytest -ra tests/unit/test_schemas.py
+
+bench: setup
+	$(BIN)/python -m bench $(ARGS)
 
 model: setup
 	$(BIN)/python -m tests.model $(ARGS)
