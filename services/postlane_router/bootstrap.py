@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from postlane.config import ConfigurationError
 from postlane.eventlog.errors import OptionRefused
 from postlane.eventlog.kafka import KafkaLog
 from postlane.service import Service, ServiceContext
+from postlane_router.clock import SystemClock
 from postlane_router.config import RouterSettings
 from postlane_router.loop import Router
 from postlane_router.store import RocksStore, StoreTaken
-
-
-class SystemClock:
-    """The machine's time."""
-
-    def now(self) -> datetime:
-        """Aware, UTC."""
-        return datetime.now(UTC)
 
 
 def build(context: ServiceContext) -> Service:

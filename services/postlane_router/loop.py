@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
-from datetime import datetime
 from math import ceil
 from typing import Protocol
 
@@ -30,6 +29,7 @@ from postlane.eventlog.ports import Committed, Log, Member, Partition, Received,
 from postlane.eventlog.topics import TopicNames
 from postlane.telemetry.metrics import RouterMetrics
 from postlane_router.batch import Batch
+from postlane_router.clock import Clock
 from postlane_router.config import RouterSettings
 from postlane_router.deciding import Decider
 from postlane_router.measures import Measures
@@ -43,13 +43,6 @@ ABORTED_WAIT_FIRST_S = 0.02
 ABORTED_WAIT_MAX_S = 1.0
 WAKE_SLACK_MIN_MS = 50  # a delay partition is looked at no more often than this,
 WAKE_SLACK_MAX_MS = 500  # or than a fiftieth of its step, up to this
-
-
-class Clock(Protocol):
-    """What time it is."""
-
-    def now(self) -> datetime:
-        """Aware, UTC."""
 
 
 class Router:
