@@ -87,8 +87,11 @@ class KafkaTransactor:
         """Let the old producer go without waiting for what it still holds: the next InitProducerId settles that."""
         producer, self._producer, self._usable = self._producer, None, False
         if producer is not None:
-            producer.purge()
-            producer.poll(0)
+            try:
+                producer.purge()
+                producer.poll(0)
+            except KafkaException as error:  # a fatal error is raised by every call: it ends with this producer
+                _log.debug("%s: let go with %s", self._id, describe(error.args[0]))
             del producer
 
     def _commit(self, transaction: Transaction) -> dict[Partition, int]:
