@@ -110,6 +110,16 @@ AS_DESIGNED = (
         attempts_max=(2, 1),
     ),
     _holds(
+        "two deliveries, two",
+        "resend and park; zombie and crash; records reach the broker after the offsets",
+        {"crash": 1, "kick": 1},
+        2,
+        "long",
+        policies=("resend", "park"),
+        attempts_max=(1, 1),
+        late_arrival=True,
+    ),
+    _holds(
         "three deliveries",
         "three deliveries and a crash",
         {"crash": 1},
