@@ -15,7 +15,6 @@ help:
 	@echo "make test     all tests (real Apache Kafka; ARGS='tests/unit -x' for some of them)"
 	@echo "make check    lint, format, types, import rules, schemas, compose file"
 	@echo "make bench    measure; writes bench/results.json and docs/benchmarks.md (on a quiet machine)"
-	@echo "make bench    the figures: bench/results.json and docs/benchmarks.md (ARGS='books router' for some)"
 	@echo "make model    explore the models of the protocols (ARGS=--long for the deep ones)"
 	@echo "make schemas  write schemas/ anew from the models; refuses what older records would not survive"
 	@echo "make lock     resolve requirements/*.txt anew (needs uv)"
@@ -47,9 +46,6 @@ check: setup
 	$(BIN)/mypy libs services demo
 	$(BIN)/lint-imports
 	$(BIN)/pytest -ra tests/unit/test_schemas.py tests/unit/test_compose_file.py
-
-bench: setup
-	$(BIN)/python -m bench $(ARGS)
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)
