@@ -79,6 +79,7 @@ class Sender:
             metrics=context.metrics.sender,
             rules=self._rules,
             failpoints=self._failpoints,
+            tracer=context.tracer,
         )
         lane.courier = Pool(lane, self._sessions)
         return lane
@@ -104,6 +105,8 @@ class Sender:
         finally:
             await self.stop()  # one lane that cannot go on ends the process: the others let go in order
             ended = await asyncio.gather(*running, return_exceptions=True)
+            self._loops = []
+            await self._let_go()
         for error in ended:
             if isinstance(error, BaseException):
                 raise error
@@ -130,6 +133,11 @@ class Sender:
             reason = loop.not_ready()
             if reason is not None:
                 return reason
+        for tail in self._tails:
+            try:
+                _ = tail.lag  # a table that is no longer followed would let a cancelled mail go
+            except Exception as error:
+                return f"orders and templates are no longer read: {error}"
         return None
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from postlane.clock import Clock
@@ -27,6 +28,8 @@ from postlane.eventlog.ports import Log, Membership
 from postlane.eventlog.tables import ControlTable
 from postlane.eventlog.topics import TopicNames
 from postlane.telemetry.metrics import SenderMetrics
+from postlane.telemetry.tracing import OFF, Tracer
+from postlane_sender import tracing
 from postlane_sender.failpoints import Failpoints
 
 
@@ -117,16 +120,19 @@ class LaneState:
     metrics: SenderMetrics
     rules: Rules = field(default_factory=Rules)
     failpoints: Failpoints = field(default_factory=Failpoints)
+    tracer: Tracer = OFF
     partitions: int = 1  # of every topic that a mail travels through
     membership: Membership | None = None
     books: dict[int, Book] = field(default_factory=dict)
     closing: set[int] = field(default_factory=set)  # owned, but nothing more is admitted
+    letting_go: set[int] = field(default_factory=set)  # closing, and the time to drain is over: no body is begun
+    unproven: list[Entry] = field(default_factory=list)  # dropped while the recorder says that their body was begun
     fresh: deque[Entry] = field(default_factory=deque)
     ended: list[Entry] = field(default_factory=list)
     work: asyncio.Event = field(default_factory=asyncio.Event)  # there may be something for a tick
     progress: asyncio.Event = field(default_factory=asyncio.Event)  # a tick ended, or something was dropped
     gate_open: bool = True  # closed while a commit's outcome is unknown: no tick, no body
-    problem: str | None = None  # why the lane does not work
+    problems: dict[str, str] = field(default_factory=dict)  # why the lane does not work, by where it was noticed
     courier: Courier = field(init=False)
 
     @property
@@ -146,6 +152,8 @@ class LaneState:
         entry.decision = decision
         entry.stage = Stage.ENDED
         entry.body = None
+        if entry.span is not None:
+            tracing.end(entry, decision.event)
         self.ended.append(entry)
         self.work.set()
 
@@ -161,6 +169,11 @@ class LaneState:
                 return Write.NOT_YET
             if entry.stage is not Stage.STARTED:
                 return Write.NEVER
+        elif entry.stage is Stage.SETTLED:
+            return Write.NEVER  # no longer ours
+        if entry.partition in self.letting_go:
+            self.end(entry, settle.released(_mail(entry), "drained", self.clock.now(), self.dice.random()))
+            return Write.NEVER
         if self.rules.look_again_before_body:
             mail, now = _mail(entry), self.clock.now()
             if self.clock.monotonic() >= entry.lapse_at:
@@ -175,15 +188,19 @@ class LaneState:
         self.failpoints.hit("after_intent")
         entry.begun = True
         self.recorder.begun(entry)
+        if entry.span is not None:
+            tracing.phase(entry, "body")
         return entry.body or b""
 
     def dot_sent(self, entry: Entry) -> None:
         """Body and dot were handed to the transport: from here on a lost connection is a doubt."""
+        if entry.span is not None:
+            tracing.phase(entry, "dot")
         self.failpoints.hit("after_dot")
 
     def finished(self, entry: Entry, result: Result) -> None:
         """The one result of a mail that the courier was given."""
-        if entry.stage is not Stage.STARTED and self.rules.intent_before_body:
+        if entry.stage is Stage.SETTLED or (entry.stage is not Stage.STARTED and self.rules.intent_before_body):
             return  # it was taken from the courier: settled otherwise, or no longer ours
         mail, now, roll = _mail(entry), self.clock.now(), self.dice.random()
         match result:
@@ -200,10 +217,20 @@ class LaneState:
         self.failpoints.hit("after_reply")
         self.end(entry, decision)
 
+    def measure(self) -> None:
+        """What /metrics says of the lane as it stands."""
+        name, metrics = self.name, self.metrics
+        oldest_ms = [e.raw.timestamp_ms for b in self.books.values() for e in islice(b.entries, 1) if e.raw is not None]
+        now_ms = self.clock.now().timestamp() * 1000
+        metrics.partitions.labels(name).set(len(self.books))
+        metrics.unsettled.labels(name).set(sum(len(book.entries) for book in self.books.values()))
+        metrics.oldest_age_seconds.labels(name).set(max(0.0, (now_ms - min(oldest_ms, default=now_ms)) / 1000))
+
     def doubt(self, mail: DispatchReady, provider: str | None, reason: str, now: datetime) -> Decision:
         """Nobody knows whether it was accepted."""
         if not self.rules.lost_after_dot_is_doubt:
             return settle.released(mail, reason, now, self.dice.random())
+        self.metrics.doubts_total.labels(self.name, mail.in_doubt).inc()
         return settle.doubtful(mail, provider, self.policy.in_doubt, self.config.retry, now, reason)
 
 

@@ -12,20 +12,18 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from postlane.core import settle
-from postlane.core.books import Book, Entry, Found, Stage
-from postlane.core.events import DispatchReady, Intent
-from postlane.core.replies import Phase, Reply
-from postlane.eventlog.codec import Unreadable, decode_at_once
-from postlane.eventlog.errors import LogError, OffsetGone, Retriable
-from postlane.eventlog.ports import Member, Membership, Partition, Received, Transactor
+from postlane.core.books import Entry, Stage
+from postlane.eventlog.errors import Fenced, LogError, OffsetGone, Retriable
+from postlane.eventlog.ports import Member, Membership, Partition, Transactor
 from postlane_sender.admission import Admission
+from postlane_sender.intake import FRESH_MAX, Intake
 from postlane_sender.lane import LaneState
 from postlane_sender.takeover import BooksDamaged, take_over
 from postlane_sender.tick import Ticker
 
 POLL_WAIT_S = 0.1
-FRESH_MAX = 2048  # decoded dispatch records that wait for a place
 TAKEOVER_PAUSE_S = 0.2
+LAST_TICKS_S = 15.0  # for what is left to write when the time to drain is over
 IDLE_TICK_S = 0.5  # how often a lane looks at what only time changes: limits, pauses, probes
 _log = logging.getLogger("postlane.sender")
 
@@ -40,7 +38,8 @@ class LaneLoop:
         self._ticker: Ticker | None = None
         self._takeovers: dict[int, asyncio.Task[None]] = {}
         self._damaged: dict[int, str] = {}  # partitions whose books cannot be trusted, and why
-        self._paused: set[int] = set()
+        self._intake = Intake(lane)
+        self._ticks: asyncio.Future[None] | None = None
         self._stopping = asyncio.Event()
         self._broken: asyncio.Future[None] | None = None
 
@@ -61,12 +60,18 @@ class LaneLoop:
         """Until stopped; what cannot be mended is raised."""
         assert self._broken is not None
         reading, ticking = asyncio.ensure_future(self._read()), asyncio.ensure_future(self._tick())
+        self._ticks = ticking
         stop = asyncio.ensure_future(self._stopping.wait())
         waited: set[asyncio.Future[Any]] = {reading, ticking, stop, self._broken}
         try:
             done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             for future in done - {stop}:
                 await future
+        except Fenced:
+            # Another process is us: not one more body, nothing more is said.
+            self.lane.gate_open = False
+            self._forget(list(self.lane.books))
+            raise
         finally:
             reading.cancel()
             stop.cancel()
@@ -96,35 +101,39 @@ class LaneLoop:
     def not_ready(self) -> str | None:
         """Why this lane cannot do its work now, or None."""
         lane = self.lane
-        if lane.problem is not None:
-            return f"lane {lane.name}: {lane.problem}"
+        problems = list(lane.problems.values())
+        late = self._ticker.late() if self._ticker is not None else None
+        if problems or late is not None:
+            return f"lane {lane.name}: {problems[0] if problems else late}"
         if lane.membership is None:
             return f"lane {lane.name}: not a member of {lane.group} yet"
-        if self._damaged:
-            return f"lane {lane.name}: {'; '.join(self._damaged.values())}"
-        if self._takeovers:
-            return f"lane {lane.name}: taking over partitions {sorted(self._takeovers)}"
+        damaged, takeovers = list(self._damaged.values()), list(self._takeovers)
+        if damaged:
+            return f"lane {lane.name}: {'; '.join(damaged)}"
+        if takeovers:
+            return f"lane {lane.name}: taking over partitions {sorted(takeovers)}"
         return None
 
     # -------------------------------------------------------------------------------------------------------- reading
 
     async def _read(self) -> None:
-        lane, member = self.lane, self._member
+        lane, member, intake = self.lane, self._member, self._intake
         assert member is not None
         while True:
-            room = FRESH_MAX - len(lane.fresh)
-            self._pace(member, room)
+            intake.pace(member)
+            room = intake.room
             try:
                 records = await member.poll(max(room, 1), POLL_WAIT_S)
             except OffsetGone as error:
                 raise BooksDamaged(f"{error}; see docs/runbooks/offsets-reset.md") from None
             except Retriable as error:
-                lane.problem = str(error)
+                lane.problems["read"] = str(error)
                 await asyncio.sleep(TAKEOVER_PAUSE_S)
                 continue
+            lane.problems.pop("read", None)
             if records:
                 for record in records:
-                    self._take(record)
+                    intake.receive(record)
                 lane.work.set()
                 if room <= len(records):
                     await self._until_room()
@@ -141,84 +150,12 @@ class LaneLoop:
             except TimeoutError:
                 continue
 
-    def _pace(self, member: Member, room: int) -> None:
-        """Pause partitions that are too far ahead of their O, or all of them while nothing can be taken in."""
-        lane = self.lane
-        full = room <= FRESH_MAX // 4 or not lane.courier.usable() or lane.control.paused("lane", lane.name)
-        wanted = {n for n, book in lane.books.items() if full or book.span >= lane.policy.max_span}
-        if pausing := wanted - self._paused:
-            member.pause([Partition(lane.dispatch, n) for n in pausing])
-        if resuming := {n for n in self._paused - wanted if n in lane.books}:
-            member.resume([Partition(lane.dispatch, n) for n in resuming])
-        self._paused = wanted
-
-    def _take(self, record: Received) -> None:
-        """One dispatch record into its book: fresh, in doubt, settled long ago, or on its way to the dead letters."""
-        lane = self.lane
-        book = lane.books.get(record.partition)
-        if book is None or record.partition in lane.closing:
-            return
-        try:
-            mail = decode_at_once(DispatchReady, record)
-        except Unreadable as error:
-            entry = Entry(record.partition, record.offset, None, raw=record, trouble=error.reason)
-            if book.admit(entry)[0] is not Found.SETTLED:
-                entry.stage = Stage.ENDED
-                lane.ended.append(entry)
-            return
-        entry = Entry(record.partition, record.offset, mail, raw=record)
-        found, intent = book.admit(entry)
-        if found is Found.FRESH or (found is Found.IN_DOUBT and not lane.rules.doubt_is_not_fresh):
-            entry.stage = Stage.FRESH
-            lane.fresh.append(entry)
-        elif found is Found.IN_DOUBT and intent is not None:
-            self._wait_out(entry, mail, intent)
-
-    def _wait_out(self, entry: Entry, mail: DispatchReady, intent: Intent) -> None:
-        """In doubt: wait the intent's whole time to live, counted from now on our own clock; then it is uncertain.
-
-        The flight recorder may know better of this instance's own past, and then nothing has to be waited for.
-        """
-        lane = self.lane
-        known = lane.recorder.recall(entry, intent)
-        if known is not None:
-            self._recalled(entry, mail, intent, known)
-            return
-        wait_s = intent.ttl_ms / 1000 if lane.rules.wait_for_lapse else 0.0
-        lane.metrics.in_doubt.labels(lane.name).inc()
-        asyncio.get_running_loop().call_later(wait_s, self._lapsed, entry, mail, intent, "no outcome was written")
-
-    def _recalled(self, entry: Entry, mail: DispatchReady, intent: Intent, code: int) -> None:
-        lane, now = self.lane, self.lane.clock.now()
-        if code == lane.recorder.NEVER_BEGUN:
-            entry.stage = Stage.FRESH
-            lane.fresh.append(entry)
-        elif code == lane.recorder.NO_REPLY:
-            lane.end(entry, lane.doubt(mail, intent.provider, "killed before the reply", now))
-        else:
-            reply = Reply(code, None, "(from the flight recorder)")
-            provider = intent.provider or ""
-            roll = lane.dice.random()
-            lane.end(
-                entry,
-                settle.accepted(mail, reply, provider, now)
-                if code < 300
-                else settle.refused(mail, reply, Phase.DOT, provider, lane.config.retry, now, roll),
-            )
-
-    def _lapsed(self, entry: Entry, mail: DispatchReady, intent: Intent, reason: str) -> None:
-        lane = self.lane
-        lane.metrics.in_doubt.labels(lane.name).dec()
-        if entry.stage is Stage.DOUBT:
-            decision = lane.doubt(mail, intent.provider, reason, lane.clock.now())
-            lane.metrics.doubts_total.labels(lane.name, mail.in_doubt).inc()
-            lane.end(entry, decision)
-
     # ---------------------------------------------------------------------------------------------------------- ticks
 
     async def _tick(self) -> None:
         lane, ticker = self.lane, self._ticker
         assert ticker is not None
+        look_at = 0.0
         while True:
             try:
                 await asyncio.wait_for(lane.work.wait(), IDLE_TICK_S)
@@ -226,6 +163,9 @@ class LaneLoop:
                 pass
             lane.work.clear()
             await ticker.tick()
+            if lane.clock.monotonic() >= look_at:
+                look_at = lane.clock.monotonic() + IDLE_TICK_S
+                lane.measure()
 
     # ------------------------------------------------------------------------------------- membership (ports.Listener)
 
@@ -234,12 +174,12 @@ class LaneLoop:
         lane.membership = membership
         for partition in added:
             lane.closing.discard(partition.number)
-            task = asyncio.create_task(self._take_over(partition.number), name=str(partition.number))
+            task = asyncio.create_task(self._take_over(partition.number, membership), name=str(partition.number))
             self._takeovers[partition.number] = task
             task.add_done_callback(self._taken_over)
 
-    async def _take_over(self, number: int) -> None:
-        lane, member, membership = self.lane, self._member, self.lane.membership
+    async def _take_over(self, number: int, membership: Membership) -> None:
+        lane, member = self.lane, self._member
         assert member is not None
         began = lane.clock.monotonic()
         while True:
@@ -252,7 +192,8 @@ class LaneLoop:
         if lane.membership is not membership:
             return  # it was taken away while its past was read
         lane.books[number] = book
-        self._paused.discard(number)
+        self._intake.started(number)
+        self._prove(number, book.low_water)
         member.start(Partition(lane.dispatch, number), book.low_water)
         read = book.history.records if book.history is not None else 0
         lane.metrics.takeover_seconds.labels(lane.name).observe(lane.clock.monotonic() - began)
@@ -260,6 +201,14 @@ class LaneLoop:
             "partition taken over",
             extra={"lane": lane.name, "partition": number, "from": book.low_water, "state_records": read},
         )
+
+    def _prove(self, number: int, low_water: int) -> None:
+        """Records below O are settled in Kafka, by whomever: what the recorder keeps of ours is of no use any more."""
+        lane = self.lane
+        settled = [e for e in lane.unproven if e.partition == number and e.offset < low_water]
+        for entry in settled:
+            lane.recorder.free(entry)
+            lane.unproven.remove(entry)
 
     def _taken_over(self, task: asyncio.Task[None]) -> None:
         self._takeovers = {n: t for n, t in self._takeovers.items() if t is not task}
@@ -303,47 +252,51 @@ class LaneLoop:
 
     def _forget(self, numbers: Collection[int]) -> None:
         """What belongs to these partitions is another's: open conversations are cancelled, nothing is written."""
-        lane = self.lane
-        for number in numbers:
-            book = lane.books.pop(number, None)
-            if book is not None:
-                self._abandon(book)
-            lane.closing.discard(number)
-            self._damaged.pop(number, None)
+        lane, ticker = self.lane, self._ticker
         gone = set(numbers)
         lane.ended = [entry for entry in lane.ended if entry.partition not in gone]
         lane.fresh = type(lane.fresh)(entry for entry in lane.fresh if entry.partition not in gone)
-        self._paused -= gone
+        for number in gone:
+            book = lane.books.pop(number, None)
+            if book is not None and ticker is not None:
+                ticker.drop(book)
+            self._damaged.pop(number, None)
+        lane.closing -= gone
+        lane.letting_go -= gone
+        self._intake.forget(gone)
         lane.progress.set()
-
-    def _abandon(self, book: Book) -> None:
-        for entry in book.entries:
-            if entry.stage in (Stage.STARTING, Stage.STARTED):
-                self.lane.courier.withdraw(entry)
-            entry.stage = Stage.SETTLED  # for this process: no late result or timer speaks for it any more
 
     # ------------------------------------------------------------------------------------------------------- draining
 
     async def _drain(self, numbers: Collection[int]) -> None:
-        """Let what is under way end, within a bound; then release what has not begun; then one last tick."""
+        """Let what is under way end, within a bound; then begin no body any more, release what has not begun, and
+        tick until all that is known is written. Only what a server owes its reply for stays open."""
         lane, ticker = self.lane, self._ticker
         assert ticker is not None
         deadline = lane.clock.monotonic() + lane.policy.drain_timeout_s
-        released = False
-        while any(self._under_way(numbers)):
-            left = deadline - lane.clock.monotonic()
-            if not lane.courier.usable() or left <= 0:
-                if released:
-                    break
-                released = True
-                self._release(numbers)
+        while any(self._under_way(numbers)) and self._ticking():
+            left_s = deadline - lane.clock.monotonic()
+            if left_s <= 0:
+                break
             lane.work.set()
-            await self._progress(min(max(left, 0.05), 0.25))
+            await self._progress(min(left_s, 0.25))
+        lane.letting_go |= set(numbers)
         try:
-            await ticker.tick()
+            async with asyncio.timeout(LAST_TICKS_S):
+                await ticker.idle()
+                self._release(numbers)
+                await ticker.tick()
+                while self._ticking() and any(e.stage >= Stage.ENDED for e in self._under_way(numbers)):
+                    await ticker.tick()
+        except TimeoutError:
+            _log.warning("the last ticks before letting go took too long", extra={"lane": lane.name})
         except LogError as error:
             _log.warning("the last tick before letting go failed", extra={"lane": lane.name, "reason": str(error)})
             self._break(error)
+
+    def _ticking(self) -> bool:
+        """Whether ticks can come through at all."""
+        return self._ticks is not None and not self._ticks.done()
 
     def _break(self, error: BaseException) -> None:
         if self._broken is not None and not self._broken.done():

@@ -57,6 +57,7 @@ class FlightRecorder:
             os.close(descriptor)
         self._header(life, overflow=0)
         self._life = life
+        self._lossy = False
         fresh.replace(path)
         self._free = list(range(slots - 1, -1, -1))
 
@@ -68,8 +69,12 @@ class FlightRecorder:
 
     def begun(self, entry: Entry) -> None:
         """Its body is about to be handed to the transport."""
+        if entry.slot >= 0:
+            return
         if not self._free:
-            self._header(self._life, overflow=1)  # from here on a missing slot proves nothing
+            if not self._lossy:
+                self._lossy = True
+                self._header(self._life, overflow=1)  # from here on a missing slot proves nothing
             return
         entry.slot = self._free.pop()
         self._store(entry, _BEGUN, 0)

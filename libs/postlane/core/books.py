@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from postlane.core.events import DispatchReady, Intent, Outcome
 from postlane.core.settle import Decision
@@ -57,8 +58,12 @@ class Entry:
     body: bytes | None = None
     begun: bool = False  # the body may have reached the server
     slot: int = -1  # in the flight recorder
-    raw: object = None  # the record as it was read: its bytes go to the dead letters, its headers carry the trace
+    raw: Any = None  # the record as it was read: its bytes go to the dead letters, its headers carry the trace
     trouble: str = ""  # why it could not be decoded
+    weight_bytes: int = 0  # of the record as it was read
+    counted: bool = False  # against the limits of conversations at a time
+    span: Any = None  # of the attempt under way, where traces are on
+    trace: Any = None  # headers that carry the context of the last attempt's span
 
     @property
     def key(self) -> str:
@@ -129,6 +134,7 @@ class Book:
     entries: deque[Entry] = field(default_factory=deque)
     cells: deque[Cell] = field(default_factory=deque)
     said: int = -1  # the O of the last commit
+    held_bytes: int = 0  # of the records read and not settled
     _draft_cell: Cell | None = None
     _moved: list[Entry] = field(default_factory=list)
     _dropped: list[Cell] = field(default_factory=list)
@@ -148,6 +154,11 @@ class Book:
     def oldest(self) -> int:
         """O as it stands now."""
         return self.entries[0].offset if self.entries else self.next_offset
+
+    def all_entries(self) -> Iterable[Entry]:
+        """What is not settled, with what the tick in flight settles."""
+        yield from self._moved
+        yield from self.entries
 
     def admit(self, entry: Entry) -> tuple[Found, Intent | None]:
         """A dispatch record was read; says what the history knows of it. Records come in the order of the log."""

@@ -23,12 +23,16 @@ class Bucket:
 
     def take(self, now: float, *, waited: bool) -> bool:
         """Whether a mail may go now. One that has not waited may not overtake those that do."""
-        if not waited and self.queue_at > now:
-            return False
-        if self.ready_at - now > max(self.burst_s - 1 / self.rate_per_s, 0.0):
+        if not self.may(now, waited=waited):
             return False
         self.ready_at = max(self.ready_at, now) + 1 / self.rate_per_s
         return True
+
+    def may(self, now: float, *, waited: bool) -> bool:
+        """What `take` would say; changes nothing."""
+        if not waited and self.queue_at > now:
+            return False
+        return self.ready_at - now <= max(self.burst_s - 1 / self.rate_per_s, 0.0)
 
     def queue(self, now: float, wait_max_s: float) -> float:
         """The time at which a mail that may not go now is to come back, at most `wait_max_s` from now."""
