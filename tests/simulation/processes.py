@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -65,7 +66,10 @@ class Process:
         except LogError as error:
             self.world.history.say(self.life.name, f"ended: {type(error).__name__}: {error}")
         except Exception as error:  # nothing else may end a service
-            self.world.history.breaks("nothing unforeseen", f"{self.life.name}: {type(error).__name__}: {error}")
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(frame.filename).name}, {frame.name}: {frame.line}"
+            text = f"{self.life.name}: {type(error).__name__}: {error} ({where})"
+            self.world.history.breaks("nothing unforeseen", text)
             raise
 
     async def _work(self) -> None:
