@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from postlane.cli.local_stack import with_local_stack
 from postlane.config import Environment, read_config, read_environment
 from postlane.core.policy import Config
 
@@ -26,8 +28,8 @@ class Settings(NamedTuple):
 
 
 def settings() -> Settings:
-    """Read both. Raises ConfigurationError (exit code 2)."""
-    environment = read_environment()
+    """Read both; what is not set is that of the stack which is up here. Raises ConfigurationError (exit code 2)."""
+    environment = read_environment(with_local_stack(os.environ))
     return Settings(environment, read_config(environment.config_file))
 
 
