@@ -213,7 +213,7 @@ class Wire(asyncio.Transport):
     def _dot(self, body: bytes) -> str:
         self._in_body = False
         reply = self._server.answer("dot", self._recipient)
-        if reply.startswith("2") or reply.startswith("take"):
+        if reply.startswith(("2", "take")):
             found = _DELIVERY.search(body)
             self._server.took[found[1].decode() if found else "?"] += 1
         return "drop" if reply.startswith("take") else reply

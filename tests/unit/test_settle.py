@@ -1,4 +1,4 @@
-"""What becomes of a delivery: every class of reply, doubts, and the arithmetic of attempts and hops."""
+"""What becomes of a delivery when a move of it ends: every class of reply, phase and count; ids, hops and doubts."""
 
 from __future__ import annotations
 
@@ -7,120 +7,187 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from postlane.core import settle
-from postlane.core.breaker import Breaker, BreakerState
-from postlane.core.events import Bounced, DeadLettered, Deferred, Delivered, DispatchReady, MailContent, Released
-from postlane.core.limits import Bucket
+from postlane.core.events import (
+    Bounced,
+    Cancelled,
+    DeadLettered,
+    Deferred,
+    Delivered,
+    DispatchReady,
+    Expired,
+    Held,
+    MailContent,
+    Released,
+    Uncertain,
+)
 from postlane.core.policy import Retry
-from postlane.core.replies import Phase, Reply
+from postlane.core.replies import CONSEQUENCES, Phase, Reply, ReplyClass, classify
+from postlane.core.settle import Decision
 
-NOW = datetime(2026, 1, 2, tzinfo=UTC)
-RETRY = Retry(first_s=10, factor=4, jitter=0, give_up_after=3)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+POLICY = Retry(first_s=10, factor=2, max_s=100, jitter=0, give_up_after=3)
+REPLIES = {
+    ReplyClass.RECIPIENT: (Reply(550, "5.1.1", "no such user"), Phase.RCPT),
+    ReplyClass.MAILBOX: (Reply(552, "5.2.2", "full"), Phase.RCPT),
+    ReplyClass.CONTENT: (Reply(554, "5.6.0", "no"), Phase.DOT),
+    ReplyClass.POLICY: (Reply(550, "5.7.1", "blocked"), Phase.RCPT),
+    ReplyClass.INFRASTRUCTURE: (Reply(554, "5.3.0", "broken"), Phase.DOT),
+    ReplyClass.TEMPORARY: (Reply(450, "4.2.1", "later"), Phase.RCPT),
+    ReplyClass.THROTTLED: (Reply(421, "4.7.0", "slow down"), Phase.MAIL),
+    ReplyClass.PROVIDER: (Reply(535, "5.7.8", "bad password"), Phase.MAIL),
+}
 
 
-def mail(**changes: object) -> DispatchReady:
-    base = DispatchReady(
-        delivery_id="d", message_id="m", recipient="a@example.com", lane="bulk", requested_at=NOW,
-        content=MailContent(sender="b@example.com"),
-    )  # fmt: skip
-    return base.model_copy(update=changes)
+def ready(**changes: object) -> DispatchReady:
+    base: dict[str, object] = {
+        "delivery_id": "d", "message_id": "m", "recipient": "a@example.com", "generation": 2, "hop": 5, "attempt": 2,
+        "lane": "bulk", "requested_at": NOW, "content": MailContent(sender="b@example.org"),
+    }  # fmt: skip
+    return DispatchReady.model_validate({**base, **changes})
+
+
+def refused(kind: ReplyClass, mail: DispatchReady) -> Decision:
+    reply, phase = REPLIES[kind]
+    assert classify(reply, phase) is kind
+    return settle.refused(mail, reply, phase, "primary", POLICY, NOW, 0.5)
+
+
+def well_formed(mail: DispatchReady, decision: Decision) -> None:
+    """What holds of every decision: one outcome, at most one next hop, all names kept."""
+    event = decision.event
+    assert (event.message_id, event.delivery_id, event.recipient) == (mail.message_id, mail.delivery_id, mail.recipient)
+    assert (event.generation, event.attempt, event.hop) == (mail.generation, mail.attempt, mail.hop)
+    assert event.possibly_delivered is (mail.doubts > 0)
+    assert not (decision.next and decision.dead_letter)
+    following = decision.next
+    if following is not None:
+        assert following.hop == mail.hop + 1
+        assert following.attempt in (mail.attempt, mail.attempt + 1)
+        assert following.due_at is not None
+        assert following.due_at >= NOW
+        assert following.model_copy(
+            update={
+                "hop": mail.hop, "attempt": mail.attempt, "doubts": mail.doubts, "due_at": mail.due_at,
+                "reason": mail.reason, "failed_providers": mail.failed_providers,
+            }
+        ) == mail  # fmt: skip
+
+
+def test_every_class_has_a_reply_here() -> None:
+    assert set(REPLIES) == set(ReplyClass) - {ReplyClass.ACCEPTED}
+
+
+@pytest.mark.parametrize("kind", sorted(REPLIES))
+@pytest.mark.parametrize("attempt", [1, 2, 3, 7])
+@pytest.mark.parametrize("doubts", [0, 1])
+def test_a_refusal(kind: ReplyClass, attempt: int, doubts: int) -> None:
+    mail = ready(attempt=attempt, doubts=doubts)
+    decision = refused(kind, mail)
+    well_formed(mail, decision)
+    spent, final, _, failover = CONSEQUENCES[kind]
+    event, following = decision.event, decision.next
+    if not spent:
+        assert isinstance(event, Released)
+        assert following is not None
+        assert (following.attempt, following.failed_providers) == (attempt, ())
+    elif final and not failover:
+        assert isinstance(event, Bounced)
+        assert (following, decision.dead_letter, event.reason) == (None, None, kind.value)
+    elif attempt >= POLICY.give_up_after:
+        assert isinstance(event, DeadLettered)
+        assert (following, decision.dead_letter) == (None, kind.value)
+    else:
+        assert isinstance(event, Deferred)
+        assert following is not None
+        assert following.attempt == attempt + 1
+        assert following.failed_providers == (("primary",) if final else ())
+        assert event.next_at == following.due_at == NOW + timedelta(seconds=10 * 2 ** (attempt - 1))
+
+
+def test_throttling_for_ever_spends_no_attempt() -> None:
+    mail, pauses = ready(attempt=1, hop=0), []
+    for _ in range(50):
+        decision = refused(ReplyClass.THROTTLED, mail)
+        assert decision.next is not None
+        assert decision.next.due_at is not None
+        pauses.append((decision.next.due_at - NOW).total_seconds())
+        mail = decision.next
+    assert (mail.attempt, mail.hop) == (1, 50)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 60
+
+
+def test_the_providers_that_refused_add_up() -> None:
+    first = refused(ReplyClass.POLICY, ready(attempt=1)).next
+    assert first is not None
+    reply, phase = REPLIES[ReplyClass.INFRASTRUCTURE]
+    second = settle.refused(first, reply, phase, "backup", POLICY, NOW, 0.5).next
+    assert second is not None
+    assert second.failed_providers == ("primary", "backup")
+
+
+def test_acceptance() -> None:
+    mail = ready(doubts=1)
+    decision = settle.accepted(mail, Reply(250, "2.0.0", "queued"), "primary", NOW)
+    well_formed(mail, decision)
+    assert isinstance(decision.event, Delivered)
+    assert decision.event.reply is not None
+    assert (decision.event.reply.code, decision.next, decision.dead_letter) == (250, None, None)
 
 
 @pytest.mark.parametrize(
-    ("reply", "phase", "event", "attempt"),
+    ("own", "lane", "attempt", "again"),
+    [("resend", "park", 1, True), ("park", "resend", 1, False), ("resend", "resend", 3, False)],
+)
+def test_a_doubt(own: str, lane: str, attempt: int, again: bool) -> None:
+    mail = ready(in_doubt=own, attempt=attempt)
+    decision = settle.doubtful(mail, "primary", lane, POLICY, NOW, "lost")  # type: ignore[arg-type]
+    well_formed(mail, decision)
+    event = decision.event
+    assert isinstance(event, Uncertain)
+    assert event.policy == own
+    if again:
+        assert decision.next is not None
+        assert (decision.next.attempt, decision.next.doubts, event.next_at) == (attempt + 1, 1, NOW)
+        after = settle.accepted(decision.next, Reply(250, None, ""), "primary", NOW)
+        assert after.event.possibly_delivered, "one copy may have arrived before"
+    else:
+        assert (decision.next, decision.dead_letter, event.next_at) == (None, "uncertain", None)
+
+
+def test_a_connection_lost_before_the_dot_spends_an_attempt() -> None:
+    mail = ready(attempt=1)
+    decision = settle.broken(mail, "primary", POLICY, NOW, 0.5)
+    well_formed(mail, decision)
+    assert isinstance(decision.event, Deferred)
+    assert decision.next is not None
+    assert decision.next.attempt == 2
+
+
+def test_what_ends_without_a_body_spends_no_attempt() -> None:
+    mail = ready()
+    due = NOW + timedelta(seconds=9)
+    for decision, kind in (
+        (settle.released(mail, "drained", NOW, 0.5), Released),
+        (settle.held(mail, "domain_limit", due, NOW), Held),
+    ):
+        well_formed(mail, decision)
+        assert isinstance(decision.event, kind)
+        assert decision.next is not None
+        assert (decision.next.attempt, decision.next.reason) == (mail.attempt, decision.event.reason)
+        assert decision.event.next_at == decision.next.due_at
+
+
+@pytest.mark.parametrize(
+    ("decision", "kind", "letter"),
     [
-        (Reply(550, "5.1.1", "unknown"), Phase.RCPT, Bounced, None),
-        (Reply(554, "5.6.0", "content"), Phase.DOT, Bounced, None),
-        (Reply(550, "5.7.1", "blocked"), Phase.RCPT, Deferred, 2),
-        (Reply(451, "4.3.0", "later"), Phase.RCPT, Deferred, 2),
-        (Reply(421, "4.7.0", "slow down"), Phase.MAIL, Released, 1),
-        (Reply(454, None, "Throttling failure: rate exceeded"), Phase.DOT, Released, 1),
-        (Reply(535, "5.7.8", "bad credentials"), Phase.AUTH, Released, 1),
+        (settle.expired(ready(), NOW), Expired, None),
+        (settle.cancelled(ready(), NOW), Cancelled, None),
+        (settle.unsendable(ready(), "no template", NOW), DeadLettered, "no template"),
+        (settle.given_up_everywhere(ready(), "policy", NOW), DeadLettered, "policy"),
     ],
 )
-def test_a_refusal(reply: Reply, phase: Phase, event: type, attempt: int | None) -> None:
-    decision = settle.refused(mail(), reply, phase, "p", RETRY, NOW, 0.5)
-    assert type(decision.event) is event
-    if attempt is None:
-        assert decision.next is None
-    else:
-        assert decision.next is not None
-        assert (decision.next.attempt, decision.next.hop) == (attempt, 1)
-        assert decision.next.due_at is not None
-        assert decision.next.due_at > NOW
-
-
-def test_a_provider_s_own_refusal_sends_it_elsewhere() -> None:
-    decision = settle.refused(mail(), Reply(550, "5.7.1", "blocked"), Phase.RCPT, "primary", RETRY, NOW, 0.5)
-    assert decision.next is not None
-    assert decision.next.failed_providers == ("primary",)
-
-
-def test_the_last_attempt_is_a_dead_letter_and_says_if_a_copy_may_have_arrived() -> None:
-    for doubts in (0, 1):
-        last = mail(attempt=3, doubts=doubts)
-        decision = settle.refused(last, Reply(451, None, "later"), Phase.DOT, "p", RETRY, NOW, 0.5)
-        assert isinstance(decision.event, DeadLettered)
-        assert (decision.next, decision.dead_letter) == (None, "temporary")
-        assert decision.event.possibly_delivered is bool(doubts)
-
-
-def test_doubt() -> None:
-    again = settle.doubtful(mail(in_doubt="resend"), "p", "park", RETRY, NOW, "lost")
-    assert again.next is not None
-    assert (again.next.hop, again.next.attempt, again.next.doubts, again.dead_letter) == (1, 2, 1, None)
-    parked = settle.doubtful(mail(in_doubt="park"), "p", "resend", RETRY, NOW, "lost")
-    assert (parked.next, parked.dead_letter) == (None, "uncertain")
-
-
-def test_what_was_accepted_is_over() -> None:
-    decision = settle.accepted(mail(doubts=1), Reply(250, "2.0.0", "ok"), "p", NOW)
-    assert isinstance(decision.event, Delivered)
-    assert decision.event.possibly_delivered
-    assert (decision.next, decision.dead_letter) == (None, None)
-
-
-def test_releases_come_back_later_and_later_and_spend_no_attempt() -> None:
-    now, current, waits = NOW, mail(), []
-    for _ in range(8):
-        decision = settle.released(current, "throttled", now, 0.5)
-        assert decision.next is not None
-        assert decision.next.due_at is not None
-        waits.append((decision.next.due_at - now).total_seconds())
-        current = decision.next
-    assert waits == sorted(waits)
-    assert waits[0] == 1
-    assert waits[-1] <= 60
-    assert current.attempt == 1
-
-
-def test_100_000_held_mails_come_back_at_the_rate_they_may_go_at() -> None:
-    bucket = Bucket(rate_per_s=100)
-    while bucket.take(0.0, waited=False):
-        pass
-    due = [bucket.queue(0.0, 10_000) for _ in range(100_000)]
-    assert due == sorted(due)
-    busiest = max(sum(1 for t in due if second <= t < second + 1) for second in (5, 500, 990))
-    assert busiest <= 101
-    assert not bucket.take(1.0, waited=False), "one that has not waited does not overtake"
-    assert bucket.take(due[0], waited=True)
-
-
-def test_a_breaker_opens_probes_and_ramps_up() -> None:
-    breaker = Breaker(8, 3, 1.0, 4.0)
-    for _ in range(3):
-        breaker.failed(10.0)
-    assert breaker.allowed(10.5) == 0
-    assert breaker.allowed(11.0) == 1
-    breaker.failed(11.0)
-    assert (breaker.allowed(12.0), breaker.allowed(13.0)) == (0, 1)
-    breaker.succeeded()
-    assert breaker.state is BreakerState.CLOSED
-    assert breaker.allowed(13.0) == 1
-    breaker.succeeded()
-    assert breaker.allowed(13.0) == 2
-
-
-def test_a_hold_keeps_the_attempt() -> None:
-    decision = settle.held(mail(attempt=2, hop=5), "domain_limit", NOW + timedelta(seconds=9), NOW)
-    assert decision.next is not None
-    assert (decision.next.attempt, decision.next.hop, decision.next.reason) == (2, 6, "domain_limit")
+def test_ends(decision: Decision, kind: type, letter: str | None) -> None:
+    well_formed(ready(), decision)
+    assert isinstance(decision.event, kind)
+    assert (decision.next, decision.dead_letter) == (None, letter)
