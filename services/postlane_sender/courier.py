@@ -49,6 +49,10 @@ class Pool:
     def holds(self, entry: Entry) -> bool:
         return entry in self.where
 
+    def waits_at(self, entry: Entry, link: Link) -> bool:
+        """Whether it waits there for a session. A queue may name an entry twice: withdrawn and started again."""
+        return self.where.get(entry) == (link, None) and entry not in self.deferred
+
     def take(self, entry: Entry) -> Connection | None:
         """The entry leaves the pool; its place is free."""
         link, conn = self.where.pop(entry)

@@ -201,7 +201,7 @@ class Link:
     def ready(self, conn: Connection) -> None:
         while self.queue:
             entry = self.queue.popleft()
-            if entry.stage in _WAITS and self.pool.holds(entry) and self._offer(conn, entry):
+            if entry.stage in _WAITS and self.pool.waits_at(entry, self) and self._offer(conn, entry):
                 return
         if self.load.get(conn):
             self.spare.add(conn)
