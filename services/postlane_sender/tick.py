@@ -114,7 +114,7 @@ class Ticker:
             for entry in entries:
                 if entry.stage is Stage.STARTED:
                     lane.courier.proceed(entry)
-                else:
+                elif entry.stage is Stage.SETTLED:  # not one that ended just now, while an earlier one proceeded
                     self._let_go(book, entry)
         lane.progress.set()
 
