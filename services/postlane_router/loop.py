@@ -263,7 +263,7 @@ class Router:
         if not await self.settle() or epoch != self._own.epoch:
             return False
         # The first transaction gives every partition a position: later on, a missing one is a sign.
-        for partition in self._own.unopened:
+        for partition in sorted(self._own.unopened):
             offset = self._own.next(partition)
             if offset is not None:
                 batch.offsets.setdefault(partition, offset)

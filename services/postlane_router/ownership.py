@@ -83,7 +83,7 @@ class Ownership:
     async def assigned(self, membership: Membership, added: frozenset[Partition]) -> None:
         """`added` are ours now."""
         self.membership = membership
-        for partition in added:
+        for partition in sorted(added):  # one order in every process: a simulation's run can be repeated
             self.books[partition] = Book()
         log.info("assigned", extra={"generation": membership.generation, "partitions": len(added)})
         self.take_over()

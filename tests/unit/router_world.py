@@ -114,6 +114,10 @@ class Running:
         except ProcessDied:
             pass
 
+    def is_down(self) -> bool:
+        """Dead, even where a task of it has not noticed yet, or ended."""
+        return self.log.process.is_dead or self.task.done()
+
     async def stop(self) -> None:
         """SIGTERM."""
         await self.router.stop()

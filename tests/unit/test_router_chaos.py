@@ -71,7 +71,7 @@ async def scenario(seed: int) -> None:
             await tend(world, running, stores, name, random, nemesis)
     nemesis.quiet = True
     for name in ("a", "b", "c"):
-        if name not in running or running[name].task.done():
+        if name not in running or running[name].is_down():
             running[name] = world.router(name, stores.get(name), nemesis, batch_records_max=4)
         running[name].log.thaw()
     await world.all_read(120)
@@ -93,7 +93,7 @@ async def tend(
 ) -> None:
     """Start what is down; now and then kill, stop, freeze or thaw."""
     router = running.get(name)
-    if router is None or router.task.done():
+    if router is None or router.is_down():
         if random.random() < 0.15:
             kept = stores.get(name) if random.random() < 0.5 else None
             stores[name] = kept or MemoryStore()
