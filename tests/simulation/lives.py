@@ -16,6 +16,7 @@ from postlane.eventlog.memory_broker import MemoryCluster
 from postlane.eventlog.memory_group import Group
 from tests.contract.virtual_time import VirtualLoop
 
+STEP_S = 1e-6
 _LIFE: ContextVar[Life | None] = ContextVar("life", default=None)
 _AT_THE_BROKER = (MemoryCluster, Group)  # timers that a client's request started, and that outlive the client
 _ON_ITS_WAY = "_end_late"  # a request of a client that may be dead when it arrives
@@ -76,6 +77,10 @@ class LivingLoop(VirtualLoop):
         super().__init__()
         self.tasks: list[asyncio.Task[Any]] = []  # kept: the dead are not collected, or it would run their `finally`
         self.set_task_factory(self._make_task)
+
+    def _run_once(self) -> None:
+        self._jumping.now_s += STEP_S  # computing takes time: else a wait of 1e-16 s would never be over
+        super()._run_once()  # type: ignore[misc]
 
     def _make_task(self, loop: Any, coro: Any, **options: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from hashlib import blake2b
@@ -67,7 +67,8 @@ class Wire(asyncio.Transport):
         self._protocol: Any = None
         self._open = True
         self._up_at = self._down_at = 0.0
-        self._buffer = b""
+        self._up: deque[bytes] = deque()  # under way, in order: timers of one moment come in any
+        self._down: deque[bytes] = deque()
         self._session = _Session(provider)
         provider.wires.append(self)
 
@@ -92,7 +93,8 @@ class Wire(asyncio.Transport):
         if found:
             self._provider.on_body(found[1].decode(), self._life.name)
         self._up_at = max(self._up_at, self._loop.time() + self._latency())
-        self._loop.call_at(self._up_at, self._arrived, bytes(data), context=Context())
+        self._up.append(bytes(data))
+        self._loop.call_at(self._up_at, self._arrived, context=Context())
 
     def close(self) -> None:
         self._open = False
@@ -106,9 +108,9 @@ class Wire(asyncio.Transport):
     def _latency(self) -> float:
         return 0.001 + self._dice.random() * 0.02
 
-    def _arrived(self, data: bytes) -> None:
+    def _arrived(self) -> None:
         """At the server, whatever has become of the client since."""
-        for answer in self._session.receive(data):
+        for answer in self._session.receive(self._up.popleft()):
             if answer is None:
                 self.cut()
                 return
@@ -119,9 +121,11 @@ class Wire(asyncio.Transport):
             self._down_at = max(self._down_at, self._loop.time() + self._session.slow_s)
             self._session.slow_s = 0.0
         self._down_at = max(self._down_at, self._loop.time() + self._latency())
-        self._loop.call_at(self._down_at, self._deliver, answer, context=self._context)
+        self._down.append(answer)
+        self._loop.call_at(self._down_at, self._deliver, context=self._context)
 
-    def _deliver(self, data: bytes) -> None:
+    def _deliver(self) -> None:
+        data = self._down.popleft()
         if self._open:
             self._protocol.data_received(data)
 
@@ -130,7 +134,8 @@ class Wire(asyncio.Transport):
         self._session.ended = True
         if self in self._provider.wires:
             self._provider.wires.remove(self)
-        self._loop.call_later(self._latency(), self._lost, context=self._context)
+        self._down_at = max(self._down_at, self._loop.time()) + self._latency()
+        self._loop.call_at(self._down_at, self._lost, context=self._context)
 
     def _lost(self) -> None:
         if self._open:

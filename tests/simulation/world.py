@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -195,7 +196,9 @@ def virtually(make: Callable[[], World], run: Callable[[World], Coroutine[Any, A
     try:
         return _on_a_loop(make, run)
     finally:
-        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "was never awaited": by the dead
+            gc.collect()
         if collecting:
             gc.enable()
         sys.unraisablehook = hook
