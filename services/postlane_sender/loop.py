@@ -146,7 +146,8 @@ class LaneLoop:
                 return
             lane.progress.clear()
             try:
-                await asyncio.wait_for(lane.progress.wait(), 0.02)
+                async with asyncio.timeout(0.02):
+                    await lane.progress.wait()
             except TimeoutError:
                 continue
 
@@ -158,7 +159,9 @@ class LaneLoop:
         look_at = 0.0
         while True:
             try:
-                await asyncio.wait_for(lane.work.wait(), IDLE_TICK_S)
+                # Not wait_for: until Python 3.12 it can swallow a cancellation, and the lane would never end.
+                async with asyncio.timeout(IDLE_TICK_S):
+                    await lane.work.wait()
             except TimeoutError:
                 pass
             lane.work.clear()
@@ -306,7 +309,8 @@ class LaneLoop:
         lane = self.lane
         lane.progress.clear()
         try:
-            await asyncio.wait_for(lane.progress.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await lane.progress.wait()
         except TimeoutError:
             pass
 
