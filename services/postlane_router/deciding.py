@@ -21,6 +21,7 @@ from postlane.core.events import (
 from postlane.core.identity import split_delivery_id
 from postlane.core.knowledge import Knowledge
 from postlane.core.route import RoutePolicy, content_of, route
+from postlane.core.rules import ALL_RULES, Rules
 from postlane.eventlog.codec import Unreadable, decode_record, trace_headers
 from postlane.eventlog.dead_letters import dead_letter
 from postlane.eventlog.ports import Outgoing, Partition, Received
@@ -56,11 +57,19 @@ class Poll:
 class Decider:
     """Decides records in order. `waits` collects where a delay partition has to wait, and until when (unix ms)."""
 
-    def __init__(self, names: TopicNames, policy: RoutePolicy, knows: Knowledge, store: SeenStore) -> None:
+    def __init__(
+        self,
+        names: TopicNames,
+        policy: RoutePolicy,
+        knows: Knowledge,
+        store: SeenStore,
+        rules: Rules = ALL_RULES,
+    ) -> None:
         self._names = names
         self._policy = policy
         self._knows = knows
         self._store = store
+        self._rules = rules
         self._writer = Writer(names)
         self._refused: set[tuple[Partition, int]] = set()
         self._steps = {names.delay(step): seconds for step, seconds in STEPS}
@@ -138,7 +147,7 @@ class Decider:
             batch.take(record, "undecodable", self._undecodable(record, reading, now))
             return
         digest = bytes.fromhex(reading.digest)
-        known = poll.known.get(reading.key)
+        known = poll.known.get(reading.key) if self._rules.dedup else None
         if known == digest:
             batch.take(record, "repeated", [])
             return

@@ -24,6 +24,7 @@ from typing import Protocol
 from postlane.core.delay import STEPS
 from postlane.core.policy import Config
 from postlane.core.route import RoutePolicy
+from postlane.core.rules import ALL_RULES, Rules
 from postlane.eventlog.errors import Aborted, CommitUnknown, Fatal, Fenced, LogError, Retriable, TooLarge
 from postlane.eventlog.ports import Committed, Log, Member, Partition, Received, Transaction, Transactor
 from postlane.eventlog.topics import TopicNames
@@ -57,6 +58,7 @@ class Router:
         store: SeenStore,
         clock: Clock,
         metrics: RouterMetrics,
+        rules: Rules = ALL_RULES,
     ) -> None:
         self._cluster = cluster
         self._names = names
@@ -66,7 +68,7 @@ class Router:
         self._clock = clock
         self._metrics = metrics
         self._tables = RouterTables()
-        self._decider = Decider(names, RoutePolicy.of(config), self._tables, store)
+        self._decider = Decider(names, RoutePolicy.of(config), self._tables, store, rules)
         self._own = Ownership(cluster, names, store, self, settings.restore_timeout_s, settings.retry_wait_s)
         self._measures = Measures(cluster, names, self._own, store, metrics, settings.lag_every_s)
         self._member: Member | None = None

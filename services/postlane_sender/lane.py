@@ -179,7 +179,7 @@ class LaneState:
             if self.clock.monotonic() >= entry.lapse_at:
                 self.end(entry, settle.released(mail, "lapsed", now, self.dice.random()))
                 return Write.NEVER
-            if mail.expires_at is not None and now >= mail.expires_at:
+            if self.rules.expiry_everywhere and mail.expires_at is not None and now >= mail.expires_at:
                 self.end(entry, settle.expired(mail, now))
                 return Write.NEVER
             if self.control.cancelled(mail.message_id, mail.campaign, mail.requested_at):

@@ -57,7 +57,8 @@ async def take_over(lane: LaneState, member: Member, number: int, deadline_s: fl
     floor = floor_of(committed.metadata)
     history = await history_since(lane, state, floor, dispatch, committed, deadline_s)
     end = history[1]
-    return Book(number, committed.offset, floor, end, history=history[0] if history[0].records else None)
+    known = history[0] if history[0].records else None
+    return Book(number, committed.offset, floor, end, history=known, rules=lane.rules)
 
 
 async def history_since(
@@ -74,7 +75,7 @@ async def history_since(
                 "See docs/runbooks/state-lost.md"
             )
         floor = start  # nothing is outstanding, so nothing is missing
-    history = History()
+    history = History(by_hop=lane.rules.lookup_by_hop)
     if floor < end:
         async for batch in lane.log.read(state, floor, end, deadline_s=deadline_s):
             for record in batch:
@@ -93,4 +94,4 @@ async def _first_book(lane: LaneState, dispatch: Partition, state: Partition, de
                     "has records: the offsets were lost. See docs/runbooks/offsets-reset.md"
                 )
     first = (await lane.log.low_watermarks([dispatch]))[dispatch]
-    return Book(dispatch.number, first, end, end)
+    return Book(dispatch.number, first, end, end, rules=lane.rules)

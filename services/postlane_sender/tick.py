@@ -89,6 +89,8 @@ class Ticker:
         lane.metrics.tick_records.labels(lane.name).observe(len(draft.records))
         state_ends = {p.number: end for p, end in ends.items() if p.topic == lane.state}
         self._apply(draft, state_ends, draft.books)
+        if draft.later:
+            await self._transactor.commit(Transaction(draft.later, {}, None))
         return True
 
     async def _aborted(self, draft: Draft, error: Aborted) -> None:

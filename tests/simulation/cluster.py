@@ -8,13 +8,29 @@ again (CONCURRENT_TRANSACTIONS).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import Context
 from typing import Any
 
+from postlane.core.rules import Rules
+from postlane.eventlog.memory import MemoryLog
 from postlane.eventlog.memory_broker import MemoryCluster, Producer
+from postlane.eventlog.memory_faults import Faults
 from postlane.eventlog.memory_group import Token
 from postlane.eventlog.ports import Committed, Outgoing, Partition, Received
+
+
+class SimulatedLog(MemoryLog):
+    """The log of one process; without `restore_to_high_watermark` it takes the last stable offset for the end."""
+
+    def __init__(self, cluster: MemoryCluster, name: str, faults: Faults | None, rules: Rules) -> None:
+        super().__init__(cluster, name, faults)
+        self._rules = rules
+
+    async def high_watermarks(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        ends = await super().high_watermarks(partitions)
+        return ends if self._rules.restore_to_high_watermark else self.cluster.last_stable_offsets(partitions)
+
 
 Decided = Callable[[str, list[Received], Mapping[str, Mapping[Partition, Committed]]], None]
 

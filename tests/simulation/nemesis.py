@@ -187,7 +187,9 @@ class Nemesis:
 
     def _expire(self) -> None:
         """The network held someone's heartbeats."""
-        group = self.world.cluster.group(self.world.names.sender_group(self.dice.choice(tuple(self.world.config.lanes))))
+        group = self.world.cluster.group(
+            self.world.names.sender_group(self.dice.choice(tuple(self.world.config.lanes)))
+        )
         if group.members:
             member = self.dice.choice(sorted(group.members))
             self._say(f"expires {member}")

@@ -7,11 +7,10 @@ import traceback
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from postlane.core.rules import Rules
 from postlane.eventlog.errors import LogError, Retriable
 from postlane.eventlog.memory import EPOCH_MS, MemoryLog
 from postlane.eventlog.tables import ControlTable, TemplateTable
@@ -182,7 +181,7 @@ class RouterProcess(Process):
             instance=self.instance, store_path=Path("unused"), batch_records_max=world.router_batch_max
         )
         self.router = router = Router(
-            self.log, world.names, world.config, settings, self.store, LoopClock(), ROUTER_METRICS, **_with(world.rules)
+            self.log, world.names, world.config, settings, self.store, LoopClock(), ROUTER_METRICS, world.rules
         )
         while True:
             try:
@@ -195,7 +194,3 @@ class RouterProcess(Process):
     def order_stop(self) -> None:
         if self.router is not None:
             self._stopping = asyncio.get_running_loop().create_task(self.router.stop())
-
-
-def _with(rules: Rules) -> dict[str, Any]:
-    return {} if rules == Rules() else {"rules": rules}

@@ -69,9 +69,7 @@ class Workload:
             self._say("cancel", "message", message)
         if dice.random() < 0.05:
             address = people[0]
-            world.put(
-                world.names.suppressions, f"default/{address}", encode(Suppression(address=address, at=now))
-            )
+            world.put(world.names.suppressions, f"default/{address}", encode(Suppression(address=address, at=now)))
             world.history.say("workload", f"suppresses {address}")
 
     def _order(self) -> None:

@@ -1,4 +1,4 @@
-"""One run: a cluster, providers, processes, a workload and a nemesis, all from one seed; then quiet, then the checks."""
+"""One run: a cluster, providers, processes, a workload and a nemesis from one seed; then quiet, then the checks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from postlane.core.events import MailRequested
 from postlane.core.identity import delivery_id, message_id_from_key
 from postlane.core.policy import Config, Lane, Retry, Topics
 from postlane.core.policy import Provider as ProviderPolicy
-from postlane.core.rules import Rules
+from postlane.core.rules import ALL_RULES, Rules
 from postlane.eventlog.codec import encode, headers
 from postlane.eventlog.memory import MemoryLog
 from postlane.eventlog.memory_faults import Faults
 from postlane.eventlog.ports import Outgoing
 from postlane.eventlog.topics import TopicNames, declare
-from tests.simulation.cluster import WatchedCluster
+from tests.simulation.cluster import SimulatedLog, WatchedCluster
 from tests.simulation.history import Broken, History
 from tests.simulation.lives import Life, LivingLoop
 from tests.simulation.nemesis import Nemesis
@@ -57,7 +57,7 @@ class World:
     """Everything that a run consists of. A scripted scenario makes one with its own nemesis."""
 
     def __init__(self, seed: int, rules: Rules | None = None, *, policy: dict[str, float] | None = None) -> None:
-        self.seed, self.rules = seed, rules or Rules()
+        self.seed, self.rules = seed, rules or ALL_RULES
         self.names = TopicNames()
         self.history = History()
         self.dice = Random(f"{seed}/world")
@@ -82,7 +82,7 @@ class World:
 
     def open_log(self, life: Life) -> MemoryLog:
         """The log as a process sees it."""
-        return MemoryLog(self.cluster, life.name, self.faults)
+        return SimulatedLog(self.cluster, life.name, self.faults, self.rules)
 
     def put(self, topic: str, key: str, value: bytes | None) -> None:
         """An acknowledged record of a producer."""
