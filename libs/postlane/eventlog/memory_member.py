@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from postlane.eventlog.errors import Fenced, Retriable
 from postlane.eventlog.memory_broker import MemoryCluster
@@ -13,6 +13,13 @@ from postlane.eventlog.ports import Committed, Listener, Membership, Partition, 
 
 COMMITTED_TRIES_MAX = 10
 COMMITTED_WAIT_S = 0.1
+
+
+class Owned(frozenset[Partition]):
+    """Partitions that are always met in the same order, whatever strings hash to: one seed, one history."""
+
+    def __iter__(self) -> Iterator[Partition]:
+        return iter(sorted(super().__iter__()))
 
 
 class MemoryMember:
@@ -123,9 +130,9 @@ class MemoryMember:
         if held is not None:  # the rebalance went on without us
             await self._let_go(lost=True)
         token = Token(self._group.name, assignment.generation, self._id, self._instance_id)
-        self._owned = assignment.partitions
-        self._membership = Membership(self._group.name, assignment.generation, self._id, assignment.partitions, token)
-        await self._listener.assigned(self._membership, assignment.partitions)
+        self._owned = Owned(assignment.partitions)
+        self._membership = Membership(self._group.name, assignment.generation, self._id, self._owned, token)
+        await self._listener.assigned(self._membership, self._owned)
 
     async def _is_known(self) -> bool:
         if self._id is None:
