@@ -180,6 +180,12 @@ class Rig:
                 raise AssertionError(f"not within {timeout_s} s: {what}; {books.summary()}")
             time.sleep(0.2)
 
+    def revive(self) -> None:
+        """What a supervisor does: start again what has ended."""
+        for name in self.stack.names():
+            if self.stack.pid(name) is None:
+                self.stack.start(name)
+
     def until_settled(self, timeout_s: float = WAIT_S) -> Books:
         """The books when every accepted delivery is in a terminal state."""
         return self.until(lambda books: books.settled(self.accepted), "every accepted mail is settled", timeout_s)

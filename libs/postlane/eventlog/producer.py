@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
@@ -22,7 +23,9 @@ INIT_TIMEOUT_S = 15.0
 OFFSETS_TIMEOUT_S = 10.0
 COMMIT_TIMEOUT_S = 15.0
 ABORT_TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 90.0  # more than the time-outs of one call together
 _BUFFER_TIMEOUT_S = 10.0
+T = TypeVar("T")
 _ANY_PARTITION = -1  # RD_KAFKA_PARTITION_UA: the key decides
 _log = logging.getLogger(__name__)
 
@@ -44,12 +47,12 @@ class KafkaTransactor:
 
     async def begin(self) -> None:
         """InitProducerId: fences an older process of this id. Raises Retriable, Fenced, Fatal."""
-        await self._worker.call(self._build)
+        await self._bounded(self._worker.call(self._build))
 
     async def commit(self, transaction: Transaction) -> Mapping[Partition, int]:
         outcome = self._worker.call(self._commit, transaction)
         try:
-            return await asyncio.shield(outcome)
+            return await self._bounded(outcome)
         except asyncio.CancelledError:
             # It goes on without its caller, who will not learn what came of it: as an unknown commit.
             self._worker.call(self._give_up)
@@ -57,7 +60,15 @@ class KafkaTransactor:
             raise
 
     async def rebuild(self) -> None:
-        await self._worker.call(self._build)
+        await self._bounded(self._worker.call(self._build))
+
+    async def _bounded(self, outcome: asyncio.Future[T]) -> T:
+        """Every call of the library has a time-out of its own; should one not keep it, the process is to end."""
+        done, _ = await asyncio.wait({outcome}, timeout=CALL_TIMEOUT_S)
+        if not done:
+            outcome.add_done_callback(_look_at)
+            raise Fatal(f"{self._id}: the library has not answered for {CALL_TIMEOUT_S:.0f} s")
+        return outcome.result()
 
     async def close(self) -> None:
         if self._closed:
@@ -92,6 +103,8 @@ class KafkaTransactor:
                 producer.poll(0)
             except KafkaException as error:  # a fatal error is raised by every call: it ends with this producer
                 _log.debug("%s: let go with %s", self._id, describe(error.args[0]))
+            # Letting it go can wait for a broker that is gone; nobody has to wait for that.
+            threading.Thread(target=[producer].clear, name=f"postlane-let-go-{self._id}", daemon=True).start()
             del producer
 
     def _commit(self, transaction: Transaction) -> dict[Partition, int]:
