@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import update
 from tests.ledger_corpus import assert_is_fold_of, corpus
 
+from postlane.core.errors import ConfigurationError
 from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.ports import Outgoing, Partition, Received, Transaction
 from postlane.eventlog.topics import TopicNames, TopicSpec
@@ -93,11 +94,14 @@ class Stage:
         body: dict[str, int] = json.loads(done.stdout)
         return body
 
-    def events_folded(self) -> int:
+    def offsets(self) -> dict[int, int]:
         try:
-            return sum(queries.offsets(self.url, self.names.events).values())
-        except Exception:  # not made yet
-            return 0
+            return queries.offsets(self.url, self.names.events)
+        except ConfigurationError:  # the ledger has not made its tables yet
+            return {}
+
+    def events_folded(self) -> int:
+        return sum(self.offsets().values())
 
     def logs(self) -> str:
         return "\n".join(path.read_text() for path in self._folder.glob("*.log"))
@@ -112,7 +116,7 @@ class Stage:
 
     async def until_folded(self, records: Sequence[Received]) -> None:
         last = {item.partition: item.offset + 1 for item in sorted(records, key=lambda item: item.offset)}
-        await self.until(lambda: queries.offsets(self.url, self.names.events) == last)
+        await self.until(lambda: self.offsets() == last)
 
     async def close(self) -> None:
         for process in self._processes:
