@@ -4,10 +4,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV     ?= uv
 ARGS   ?=
+SEEDS  ?= 1-200
 BIN    := .venv/bin
 STAMP  := .venv/.made-from
 
-.PHONY: help setup demo test check bench model schemas lock clean
+.PHONY: help setup demo test check bench simulate model schemas lock clean
 
 help:
 	@echo "make setup    .venv with everything in it, as locked in requirements/dev.txt"
@@ -15,6 +16,7 @@ help:
 	@echo "make test     all tests (real Apache Kafka; ARGS='tests/unit -x' for some of them)"
 	@echo "make check    lint, format, types, import rules, schemas, compose file"
 	@echo "make bench    measure; writes bench/results.json and docs/benchmarks.md (on a quiet machine)"
+	@echo "make simulate run the services in one process in virtual time, faults by seed (SEEDS=FIRST-LAST)"
 	@echo "make model    explore the models of the protocols (ARGS=--long for the deep ones)"
 	@echo "make schemas  write schemas/ anew from the models; refuses what older records would not survive"
 	@echo "make lock     resolve requirements/*.txt anew (needs uv)"
@@ -49,6 +51,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)
+
+simulate: setup
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
 model: setup
 	$(BIN)/python -m tests.model $(ARGS)

@@ -31,7 +31,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
 }
 MOODS = (
     "closing", "throttle", "defer_mail", "defer", "refuse", "drop_data", "drop_before", "hang", "defer_dot",
-    "refuse_dot", "drop_after", "hang_after", "slow",
+    "refuse_dot", "drop_after", "slow_mail", "block", "hang_after", "slow",
 )  # fmt: skip
 SENDERS = ("s1", "s2", "s3")
 ROUTERS = ("r1", "r2")
@@ -47,10 +47,11 @@ class Nemesis:
         self.quiet = False
         self.lives = 0
         self._points = dice.choice((0.0, 0.003, 0.01, 0.03))  # probability of a fault at a point
+        self._commits = dice.choice((self._points, 0.02, 0.1))  # … at the end of a transaction
         self._late = dice.choice((0.0, 0.0, 0.3))  # probability that markers come late
         self._latency_s = dice.choice((0.0005, 0.002, 0.01))
         self._steps_s = dice.choice((0.3, 0.8, 2.0))
-        self._weights = [dice.random() * dice.choice((0.3, 1, 3)) for _ in range(10)]
+        self._weights = [dice.random() * dice.choice((0.3, 1, 3)) for _ in range(11)]
         self._senders: dict[str, Sender] = {}
         self._routers: dict[str, RouterProcess] = {}
         self._zombies: list[Process] = []
@@ -70,7 +71,8 @@ class Nemesis:
             while point == "begin" and self.world.cluster.is_ending(self._transactional_id(who)):
                 await asyncio.sleep(ENDING_WAIT_S)
         kinds = FAULTS.get(point)
-        if kinds is None or self.quiet or self.dice.random() >= self._points:
+        often = self._commits if point in ("commit", "committed") else self._points
+        if kinds is None or self.quiet or self.dice.random() >= often:
             return None
         fault = self.dice.choice(kinds)
         self.world.history.say("nemesis", f"{fault.value} at {point} of {who}")
@@ -115,7 +117,7 @@ class Nemesis:
             self._start_router("r1")
         harms = (
             self._crash, self._crash_router, self._freeze, self._replace, self._rebalance,
-            self._stop, self._outage, self._compact, self._expire, self._newcomer,
+            self._stop, self._outage, self._compact, self._expire, self._newcomer, self._double,
         )  # fmt: skip
         if dice.random() < 0.5:
             dice.choices(harms, self._weights)[0]()
@@ -178,6 +180,16 @@ class Nemesis:
             name = self.dice.choice(frozen)
             self._zombies.append(self._senders[name])
             self._start_sender(name)
+
+    def _double(self) -> None:
+        """A live process is frozen for a moment, and started again beside itself at once."""
+        if (sender := self._someone()) is not None and sender.instance in self._senders:
+            pause_s = self.dice.random() * 9
+            self._say(f"freezes {sender.life.name} for {pause_s:.1f} s and starts it beside itself")
+            sender.freeze()
+            asyncio.get_running_loop().call_later(pause_s, self._thaw, sender)
+            self._zombies.append(sender)
+            self._start_sender(sender.instance)
 
     def _rebalance(self) -> None:
         lane = self.dice.choice(tuple(self.world.config.lanes))

@@ -184,6 +184,8 @@ class _Session:
                 return [b"421 4.3.2 closing\r\n", None]
             if self._fault == "throttle":
                 return [b"454 4.7.0 slow down\r\n"]
+            if self._fault == "slow_mail":
+                self.slow_s = self._provider.dice.random() * 6
             if self._fault == "defer_mail":
                 return [b"451 4.3.0 later\r\n"]
             return [b"250 2.1.0 ok\r\n"]
@@ -192,6 +194,8 @@ class _Session:
                 return [b"503 5.5.1 no MAIL\r\n"]
             if self._fault == "defer":
                 return [b"450 4.2.1 busy\r\n"]
+            if self._fault == "block":
+                return [b"550 5.7.1 blocked\r\n"]
             if self._fault == "refuse":
                 return [b"550 5.1.1 unknown\r\n"]
             self._accepted_rcpt = True
