@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 import yaml
+from confluent_kafka import KafkaException
 
 from postlane import Mail, Publisher, Receipt
 from postlane.core.policy import Config, Topics
@@ -172,12 +173,18 @@ class Rig:
     def until(self, condition: Callable[[Books], bool], what: str, timeout_s: float = WAIT_S) -> Books:
         """The books as soon as they satisfy `condition`; AssertionError with what they say after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
+        said = "nothing"
         while True:
-            books = self.books()
-            if condition(books):
-                return books
+            try:
+                books = self.books()
+            except KafkaException as error:  # a broker that is only just back leads no partition yet
+                said = str(error)
+            else:
+                if condition(books):
+                    return books
+                said = str(books.summary())
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {timeout_s} s: {what}; {books.summary()}")
+                raise AssertionError(f"not within {timeout_s} s: {what}; {said}")
             time.sleep(0.2)
 
     def revive(self) -> None:
