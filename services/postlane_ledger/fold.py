@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from postlane.core.rules import ALL_RULES, Rules
 from postlane.ops.books_database import DatabaseRefused, database_errors
 from postlane.ops.books_schema import Books
 from postlane_ledger.batch import Batch, Changes, fold, prepare
@@ -42,12 +43,15 @@ class Folded:
 class Fold:
     """Folds batches of one topic into one set of tables. Not thread-safe: one caller at a time."""
 
-    def __init__(self, engine: Engine, books: Books, topic: str, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, engine: Engine, books: Books, topic: str, clock_ms: Callable[[], int], rules: Rules = ALL_RULES
+    ) -> None:
         """`clock_ms` is milliseconds since 1970; it only says when an offset was moved last."""
         self._engine = engine
         self._books = books
         self._topic = topic
         self._clock_ms = clock_ms
+        self._rules = rules
         self._writer = writer(engine, books)
         o = books.offsets
         self._move = (
@@ -109,11 +113,15 @@ class Fold:
     def _transaction(self, batch: Batch, expected: Mapping[int, int]) -> Changes:
         b = self._books
         with database_errors(), self._engine.begin() as connection:
-            self._move_offsets(connection, batch.spans, expected)
+            if self._rules.ledger_offsets_with_rows:
+                self._move_offsets(connection, batch.spans, expected)
             messages = self._writer.read(connection, b.messages, b.messages.c.message_id, batch.message_ids)
             deliveries = self._writer.read(connection, b.deliveries, b.deliveries.c.delivery_id, batch.delivery_ids)
             changes = fold(batch, messages, deliveries)
             self._writer.write(connection, changes)
+        if not self._rules.ledger_offsets_with_rows:
+            with database_errors(), self._engine.begin() as connection:
+                self._move_offsets(connection, batch.spans, expected)
         return changes
 
     def _around(self, batch: Batch, expected: Mapping[int, int], refusal: DatabaseRefused) -> Folded:

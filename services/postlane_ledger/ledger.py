@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 
 from postlane.clock import Clock
 from postlane.config import ConfigurationError
+from postlane.core.rules import ALL_RULES, Rules
 from postlane.eventlog.errors import Fatal, LogError, Retriable
 from postlane.eventlog.ports import Log, Member, Membership, Partition, Received
 from postlane.ops.books_database import DatabaseUnavailable
@@ -62,6 +63,7 @@ class Ledger:
         clock: Clock,
         *,
         threaded: bool = True,
+        rules: Rules = ALL_RULES,
     ) -> None:
         """`threaded` False: the database is used in the event loop itself, as a simulation needs it."""
         self._cluster = cluster
@@ -69,7 +71,7 @@ class Ledger:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self._fold = Fold(engine, books(), settings.topic, self._now_ms)
+        self._fold = Fold(engine, books(), settings.topic, self._now_ms, rules)
         self._database = ThreadPoolExecutor(1, thread_name_prefix="database") if threaded else None
         self._member: Member | None = None
         self._next: dict[int, int] = {}  # placed partitions: the offset that the database expects next

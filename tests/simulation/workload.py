@@ -44,7 +44,9 @@ class Workload:
         world, dice, now = self._world, self._dice, LoopClock().now()
         if self._sent and dice.random() < 0.12:
             key, changes = dice.choice(self._sent)
-            world.history.say("workload", f"publishes {key} again")
+            if dice.random() < 0.3:
+                changes = {**changes, "subject": "Another mail under the same key"}
+            world.history.say("workload", f"publishes {key} again{', otherwise' if 'subject' in changes else ''}")
             world.publish(key, **changes)
             return
         key = f"k{n}"

@@ -10,7 +10,9 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from postlane.core.events import MailRequested
@@ -23,6 +25,7 @@ from postlane.eventlog.memory import MemoryLog
 from postlane.eventlog.memory_faults import Faults
 from postlane.eventlog.ports import Outgoing
 from postlane.eventlog.topics import TopicNames, declare
+from tests.simulation.bookkeeper import Bookkeeper
 from tests.simulation.cluster import SimulatedLog, WatchedCluster
 from tests.simulation.history import Broken, History
 from tests.simulation.lives import Life, LivingLoop
@@ -34,6 +37,9 @@ from tests.simulation.workload import Workload
 
 PARTITIONS = 2
 QUIET_S = 400.0  # virtual: within this everything has to end once the faults are over
+LEDGER_EVERY = 4  # one seed in so many has a ledger: SQLite takes most of its time
+LEDGER_DEATHS = 0.15
+LAST_WORDS_S = 5.0  # virtual: for what comes after the last end, and for the ledger
 TROUBLE_S = 30.0  # virtual: how long things go wrong
 
 
@@ -74,6 +80,7 @@ class World:
             name: Provider(name, Random(f"{seed}/{name}"), self.history, self.oracles.body_written)
             for name in self.config.providers
         }
+        self.bookkeeper: Bookkeeper | None = None
         self._number = 0
 
     def next_number(self) -> int:
@@ -159,27 +166,45 @@ def configuration(policy: dict[str, float]) -> Config:
 async def _run(world: World) -> Result:
     nemesis = Nemesis(world)
     world.faults, world.marker_delay_s = nemesis, nemesis.marker_delay_s
-    workload = Workload(world, Random(f"{world.seed}/workload"))
     nemesis.begin()
-    workload.begin(TROUBLE_S * 0.7)
+    keeps_books = world.seed % LEDGER_EVERY == 0
+    with TemporaryDirectory(prefix="postlane-simulation-") as folder:
+        if keeps_books:
+            world.bookkeeper = Bookkeeper(world, Path(folder), Random(f"{world.seed}/ledger"), LEDGER_DEATHS)
+        await _story(world, nemesis)
     loop = asyncio.get_running_loop()
-    while loop.time() < TROUBLE_S and world.history.broken is None:
-        await asyncio.sleep(nemesis.pause_s())
-        nemesis.step()
-    world.history.say("nemesis", "faults are over")
-    nemesis.end()
-    workload.end()
-    await world.until_quiet(nemesis.tend)
-    if world.history.broken is None:
-        await asyncio.sleep(5.0)
-        await nemesis.stop_all()
-    if world.history.broken is None:
-        world.check()
-        nemesis.check()
     result = Result(world.seed, world.history, loop.time(), len(world.oracles.expected), nemesis.lives)
     for ends in world.oracles.ends.values():
         result.ends.update(ends)
     return result
+
+
+async def _story(world: World, nemesis: Nemesis) -> None:
+    """Trouble, then quiet, then an orderly stop and the checks of the end."""
+    books, history = world.bookkeeper, world.history
+    workload = Workload(world, Random(f"{world.seed}/workload"))
+    workload.begin(TROUBLE_S * 0.7)
+    loop = asyncio.get_running_loop()
+    while loop.time() < TROUBLE_S and history.broken is None:
+        if books is not None:
+            books.tend()
+        await asyncio.sleep(nemesis.pause_s())
+        nemesis.step()
+    history.say("nemesis", "faults are over")
+    nemesis.end()
+    workload.end()
+    if books is not None:
+        books.quiet()
+        books.tend()
+    await world.until_quiet(nemesis.tend)
+    if history.broken is None:
+        await asyncio.sleep(LAST_WORDS_S)
+        await nemesis.stop_all()
+    if history.broken is None:
+        world.check()
+        nemesis.check()
+    if history.broken is None and books is not None:
+        books.check()
 
 
 def simulate(seed: int, rules: Rules | None = None) -> Result:

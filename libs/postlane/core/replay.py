@@ -18,6 +18,7 @@ from typing import Literal
 from postlane.core.lifecycle import OPEN, State
 from postlane.core.replay_facts import Facts, Generation, History
 from postlane.core.route import GENERATION_MAX
+from postlane.core.rules import ALL_RULES, Rules
 
 DOMAINS_COUNTED_MAX = 10_000  # distinct ones in a count; the rest is counted together
 OTHERS = "(others)"
@@ -115,6 +116,7 @@ class Choices:
     reason: str | None = None
     provider: str | None = None
     limit: int | None = None
+    rules: Rules = ALL_RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,8 @@ def decide(candidate: Candidate, facts: Facts, choices: Choices) -> Replay | Gua
     guard = guard or _unfit(candidate)
     if guard is not None:
         return Guarded(candidate, guard)
-    return Replay(candidate, history.latest + 1, history.latest, forced=Guard.SUPPRESSED in named)
+    generation = history.latest + 1 if choices.rules.replay_raises_generation else history.latest
+    return Replay(candidate, generation, history.latest, forced=Guard.SUPPRESSED in named)
 
 
 def _was_accepted(candidate: Candidate, facts: Facts) -> bool:
