@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seeds 1-200 [--without RULE] [--json]`, `--seed 7 --trace`. Exit 1: a seed is broken."""
+"""`python -m tests.simulation --seeds 1-200 [--without RULE] [--json]`, or `--seed 7 --trace`. Exit 1: one is broken."""
 
 from __future__ import annotations
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, event
-from tests.ledger_corpus import assert_is_fold_of
 
 from postlane.eventlog.errors import Retriable
 from postlane.eventlog.memory_faults import ProcessDied
@@ -17,6 +17,7 @@ from postlane.eventlog.ports import Received
 from postlane.ops.books_database import open_database
 from postlane.telemetry.metrics import LedgerMetrics
 from postlane_ledger.ledger import Ledger, LedgerSettings
+from tests.ledger_corpus import assert_is_fold_of
 from tests.simulation.lives import current
 from tests.simulation.processes import AGAIN_S, LoopClock, Process
 
@@ -85,5 +86,6 @@ class Bookkeeper:
         try:
             assert_is_fold_of(self._engine, records)
         except AssertionError as error:
-            self._world.history.breaks("the ledger is the fold of the log", str(error).splitlines()[0][:200])
+            line = traceback.extract_tb(error.__traceback__)[-1].line
+            self._world.history.breaks("the ledger is the fold of the log", f"not so: {line}")
         self._engine.dispose()

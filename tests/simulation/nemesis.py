@@ -68,7 +68,7 @@ class Nemesis:
     async def at(self, point: str, who: str) -> Fault | None:
         await asyncio.sleep(self.dice.random() * self._latency_s)
         if point in ("begin", "init"):
-            while point == "begin" and self.world.cluster.is_ending(self._transactional_id(who)):
+            while point == "begin" and self.world.cluster.is_ending(self._transactional_id(who)):  # noqa: ASYNC110 - virtual
                 await asyncio.sleep(ENDING_WAIT_S)
         kinds = FAULTS.get(point)
         often = self._commits if point in ("commit", "committed") else self._points

@@ -97,6 +97,8 @@ class Oracles:
         self.books[lane, record.partition].spoken.append((record.offset, fact.offset))
         if isinstance(fact, Intent):
             self.intents[key].append(fact)
+            if key in self.outcomes:
+                self.history.breaks("no intent after its outcome", f"{key} by {fact.instance}", fact.delivery_id)
             return f"intent {key} by {fact.instance}"
         if key in self.outcomes:
             self.history.breaks(

@@ -83,6 +83,11 @@ class Wire(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is on its way to the server."""
+        return bool(self._up)
+
     def is_closing(self) -> bool:
         return not self._open
 
