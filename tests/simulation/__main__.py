@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --seeds 1-200 [--without RULE] [--json]`, or `--seed 7 --trace`. Exit 1: one is broken."""
+"""`python -m tests.simulation --seeds 1-200 [--without RULE] [--json]`, or `--seed 7 --trace`. Exit 1: one broke."""
 
 from __future__ import annotations
 
