@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from postlane.config import ConfigurationError
+from postlane.core.rules import rules_without
 from postlane.eventlog.errors import OptionRefused
 from postlane.eventlog.kafka import KafkaLog
 from postlane.service import Service, ServiceContext
@@ -15,6 +18,10 @@ from postlane_router.store import RocksStore, StoreTaken
 def build(context: ServiceContext) -> Service:
     """The router of this process. Raises ConfigurationError."""
     environment = context.environment
+    try:
+        rules = rules_without(os.environ.get("POSTLANE_TEST_RULES_OFF", "").split(","))
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
     settings = RouterSettings.of(environment, context.config.topics.dedup_days)
     try:
         cluster = KafkaLog(environment.bootstrap_servers, environment.kafka, f"postlane-router-{settings.instance}")
@@ -32,4 +39,5 @@ def build(context: ServiceContext) -> Service:
         store,
         SystemClock(),
         context.metrics.router,
+        rules,
     )
