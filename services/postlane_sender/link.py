@@ -258,6 +258,11 @@ class Link:
         kind = self._learn(result)
         if not self.pool.holds(item):
             return  # it was taken back
+        if item.stage is Stage.FRESH:
+            # Its tick is being rolled back, and another mail of this session was withdrawn just now: `withdraw` is
+            # on its way for this one too, and gives its place back.
+            self.pool.where[item] = (self, None)
+            return
         if isinstance(result, NotBegun) and item.stage in _WAITS:
             self.pool.again(item, self, result.reason)
             return
