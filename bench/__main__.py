@@ -1,6 +1,6 @@
 """`make bench`: runs the benchmarks in turn; writes bench/results.json and from it docs/benchmarks.md.
 
-    python -m bench [books] [router] [ledger] [others] [backlog] [scale] [--mails N]
+    python -m bench [books] [router] [ledger] [others] [latency] [takeover] [kill] [backlog] [scale] [--mails N]
 
 Without names: all of them. Ratios are measured side by side in one run; absolute figures depend on the machine, that is
 named beside them with the load that it had, so run it on a quiet one.
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import books, ledger, router, sender
+from bench import books, ledger, recovery, router, sender
 from postlane.local.kafka import KafkaCluster
 
 HERE = Path(__file__).parent
@@ -45,6 +45,9 @@ RUNS: dict[str, Callable[[str, Path, int], Rows]] = {
     "ledger": lambda _, __, mails: ledger.run(mails),
     "others": lambda bootstrap, folder, mails: sender.beside_others(bootstrap, folder, min(mails, 20_000)),
     "backlog": lambda bootstrap, folder, _: sender.backlog(bootstrap, folder),
+    "latency": lambda bootstrap, folder, _: recovery.latency(bootstrap, folder),
+    "takeover": lambda bootstrap, folder, _: recovery.takeover(bootstrap, folder),
+    "kill": lambda bootstrap, folder, _: recovery.kill(bootstrap, folder),
     "scale": lambda bootstrap, folder, _: sender.scale(bootstrap, folder),
 }
 
