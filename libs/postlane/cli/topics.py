@@ -21,9 +21,13 @@ def topics() -> None:
 
 @topics.command()
 @click.option("--check", is_flag=True, help="End with 1 when anything differs.")
+@click.option("--acls", is_flag=True, help="Instead: who may do what, the least that each identity needs. Asks nobody.")
 @json_option
-def plan(check: bool, as_json: bool) -> None:
+def plan(check: bool, acls: bool, as_json: bool) -> None:
     """What differs from the declaration, one difference a line."""
+    if acls:
+        _show_acls(as_json)
+        return
     want, found = run(_plan())
     if found and not as_json:
         click.echo(columns(_row(d) for d in found))
@@ -48,6 +52,17 @@ def apply(as_json: bool) -> None:
     refused = [d for d in left if d.action == "refuse"]
     if refused:
         raise Stop(f"{len(refused)} differences may not be changed (see above)", FAILED)
+
+
+def _show_acls(as_json: bool) -> None:
+    from postlane.ops.acls import acls
+
+    environment, config = settings()
+    found = acls(environment.names, tuple(config.lanes))
+    if as_json:
+        answers(found, as_json, str)
+        return
+    click.echo(columns((a.identity, a.resource, a.pattern, a.name, ",".join(a.operations), a.why) for a in found))
 
 
 async def _plan() -> tuple[Declared, tuple[Difference, ...]]:
