@@ -67,6 +67,7 @@ LOCK := $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emi
 lock:
 	$(LOCK) pyproject.toml --output-file requirements/runtime.txt
 	$(LOCK) pyproject.toml requirements/dev.in --output-file requirements/dev.txt
+	$(filter-out --extra all,$(LOCK)) requirements/docs.in --output-file requirements/docs.txt
 	@! grep -nE 'https?://|^--' requirements/*.txt || { echo "lock: a location got into a lock" >&2; exit 1; }
 
 clean:
