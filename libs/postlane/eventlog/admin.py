@@ -275,6 +275,17 @@ class KafkaAdmin:
                 positions[Partition(tp.topic, tp.partition)] = Committed(tp.offset, tp.metadata or "")
         return positions
 
+    async def set_group_offsets(self, group: str, positions: Mapping[Partition, Committed]) -> None:
+        """Put down positions for a group without members (a restore). Raises Retriable, Fatal (it has members)."""
+        if not positions:
+            return
+        wanted = [TopicPartition(p.topic, p.number, c.offset, c.metadata) for p, c in sorted(positions.items())]
+        request = [ConsumerGroupTopicPartitions(group, wanted)]
+        futures = self._client.alter_consumer_group_offsets(request, request_timeout=self._timeout_s)
+        for tp in (await self._all(futures, "set offsets of group"))[group].topic_partitions:
+            if tp.error is not None:
+                raise translate(tp.error, f"set offsets of group {group}, {tp.topic}[{tp.partition}]")
+
     # -- brokers
 
     async def cluster(self) -> ClusterState:

@@ -73,6 +73,8 @@ class KafkaAppender:
         if self._closing.is_set():
             raise RuntimeError("the appender has been closed")
         named: dict[str, Any] = {} if record.partition is None else {"partition": record.partition}
+        if record.timestamp_ms:
+            named["timestamp"] = record.timestamp_ms
         try:
             self._producer.produce(
                 record.topic, record.value, record.key, headers=list(record.headers), on_delivery=delivered, **named

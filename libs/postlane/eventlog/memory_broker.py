@@ -245,7 +245,8 @@ class MemoryCluster:
     def _received(self, partition: Partition, record: Outgoing) -> Received:
         offset = self.log(partition).end
         headers = list(record.headers) or ()
-        return Received(*partition, offset, self.now_ms(), record.key, record.value, headers)
+        at_ms = record.timestamp_ms or self.now_ms()
+        return Received(*partition, offset, at_ms, record.key, record.value, headers)
 
     # -- transactions
 

@@ -36,13 +36,17 @@ class Received:
 
 @dataclass(slots=True)
 class Outgoing:
-    """A record to be written; `partition` None lets the key decide (murmur2, as Java clients do)."""
+    """A record to be written; `partition` None lets the key decide (murmur2, as Java clients do).
+
+    `timestamp_ms` (unix) is only for what is written again as it was (a restore); 0: now.
+    """
 
     topic: str
     partition: int | None
     key: bytes | None
     value: bytes | None
     headers: Headers = field(default_factory=list)
+    timestamp_ms: int = 0
 
 
 class Committed(NamedTuple):

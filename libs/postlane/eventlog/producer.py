@@ -150,8 +150,11 @@ class KafkaTransactor:
                 headers = list(headers)
             report = delivered if partition is None or id(record) in closing else None
             number = _ANY_PARTITION if partition is None else partition
+            at = record.timestamp_ms  # 0 is the library's word for now
             try:
-                produce(record.topic, record.value, record.key, number, on_delivery=report, headers=headers)
+                produce(
+                    record.topic, record.value, record.key, number, on_delivery=report, timestamp=at, headers=headers
+                )
             except BufferError:
                 self._wait_for_room(record, number, report)
 
@@ -162,7 +165,13 @@ class KafkaTransactor:
             self._producer.poll(0.01)
             try:
                 self._producer.produce(
-                    record.topic, record.value, record.key, number, on_delivery=report, headers=headers
+                    record.topic,
+                    record.value,
+                    record.key,
+                    number,
+                    on_delivery=report,
+                    timestamp=record.timestamp_ms,
+                    headers=headers,
                 )
                 return
             except BufferError:
