@@ -5,10 +5,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV     ?= uv
 ARGS   ?=
 SEEDS  ?= 1-200
+SEED   ?= 1
+FAULTS ?= all
+MINUTES ?= 10
 BIN    := .venv/bin
 STAMP  := .venv/.made-from
 
-.PHONY: help setup demo test check bench simulate model schemas lock clean
+.PHONY: help setup demo test check bench simulate model schemas lock clean chaos soak compare
 
 help:
 	@echo "make setup    .venv with everything in it, as locked in requirements/dev.txt"
@@ -17,6 +20,9 @@ help:
 	@echo "make check    lint, format, types, import rules, schemas, compose file"
 	@echo "make bench    measure; writes bench/results.json and docs/benchmarks.md (on a quiet machine)"
 	@echo "make simulate run the services in one process in virtual time, faults by seed (SEEDS=FIRST-LAST)"
+	@echo "make chaos    faults injected into three brokers and six services under load (SEED=N FAULTS='a b'; as root)"
+	@echo "make soak     the same faults mixed for MINUTES=N; memory, files, threads and topics must be flat"
+	@echo "make compare  the same kills for Postlane, a naive consumer, Celery and Postfix, one kind of witness"
 	@echo "make model    explore the models of the protocols (ARGS=--long for the deep ones)"
 	@echo "make schemas  write schemas/ anew from the models; refuses what older records would not survive"
 	@echo "make lock     resolve requirements/*.txt anew (needs uv)"
@@ -55,6 +61,20 @@ bench: setup
 simulate: setup
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
+chaos: setup
+	$(BIN)/python -m tests.chaos --seed $(SEED) --faults $(FAULTS) $(ARGS)
+
+soak: setup
+	$(BIN)/python -m tests.chaos --seed $(SEED) --soak-minutes $(MINUTES) $(ARGS)
+
+compare: setup .venv-compare/.made-from
+	$(BIN)/python -m tests.chaos.compare $(ARGS)
+
+.venv-compare/.made-from: requirements/compare.txt
+	@test -x .venv-compare/bin/python || $(PYTHON) -m venv .venv-compare
+	.venv-compare/bin/python -m pip install --quiet --no-input --require-hashes -r requirements/compare.txt
+	@touch $@
+
 model: setup
 	$(BIN)/python -m tests.model $(ARGS)
 
@@ -68,7 +88,9 @@ lock:
 	$(LOCK) pyproject.toml --output-file requirements/runtime.txt
 	$(LOCK) pyproject.toml requirements/dev.in --output-file requirements/dev.txt
 	$(filter-out --extra all,$(LOCK)) requirements/docs.in --output-file requirements/docs.txt
+	$(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal \
+		--python-version 3.11 --no-header requirements/compare.in --output-file requirements/compare.txt
 	@! grep -nE 'https?://|^--' requirements/*.txt || { echo "lock: a location got into a lock" >&2; exit 1; }
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-compare .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Faults on real Kafka: `make chaos`, `make soak`, `make compare`."""
