@@ -14,6 +14,7 @@ from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.ports import Log, Tail
 from postlane.eventlog.tables import ControlTable, TemplateTable
 from postlane.service import ServiceContext
+from postlane_sender.backlog import watch_backlog
 from postlane_sender.composer import Composer
 from postlane_sender.config import lanes_of, password_of, settings_of_tests
 from postlane_sender.connection import Connection
@@ -100,9 +101,11 @@ class Sender:
 
     async def run(self) -> None:
         running = [asyncio.create_task(loop.run(), name=loop.lane.name) for loop in self._loops]
+        watching = asyncio.create_task(watch_backlog([loop.lane for loop in self._loops]), name="backlog")
         try:
             await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
         finally:
+            watching.cancel()
             await self.stop()  # one lane that cannot go on ends the process: the others let go in order
             ended = await asyncio.gather(*running, return_exceptions=True)
             self._loops = []
