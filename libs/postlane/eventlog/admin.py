@@ -18,7 +18,7 @@ from confluent_kafka import (
 )
 from confluent_kafka import admin as _untyped
 
-from postlane.eventlog.errors import Retriable, UnknownTopic
+from postlane.eventlog.errors import Fatal, Retriable, UnknownTopic
 from postlane.eventlog.kafka_config import REQUEST_TIMEOUT_S, ClientConfig
 from postlane.eventlog.kafka_errors import kafka_error, translate, translated
 from postlane.eventlog.ports import Committed, Partition
@@ -285,6 +285,51 @@ class KafkaAdmin:
         for tp in (await self._all(futures, "set offsets of group"))[group].topic_partitions:
             if tp.error is not None:
                 raise translate(tp.error, f"set offsets of group {group}, {tp.topic}[{tp.partition}]")
+
+    # -- clocks and rights
+
+    async def newest_timestamps(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        """The largest timestamp in each partition, in ms since 1970; partitions without records are left out."""
+        futures = self._client.list_offsets(
+            {TopicPartition(p.topic, p.number): _api.OffsetSpec.max_timestamp() for p in sorted(partitions)},
+            isolation_level=IsolationLevel.READ_UNCOMMITTED,
+            request_timeout=self._timeout_s,
+        )
+        found = await self._all(futures, "newest timestamp of")
+        return {Partition(tp.topic, tp.partition): info.timestamp for tp, info in found.items() if info.timestamp > 0}
+
+    async def topic_rights(self, topics: Collection[str]) -> dict[str, frozenset[str]]:
+        """What we may do to each topic, in Kafka's words ("Read", "DescribeConfigs"); nothing to one that we may not
+        even see. Topics that do not exist are left out."""
+        if not topics:
+            return {}
+        futures = self._client.describe_topics(
+            TopicCollection(sorted(topics)), include_authorized_operations=True, request_timeout=self._timeout_s
+        )
+        return await self._rights(futures, "describe topic")
+
+    async def group_rights(self, groups: Collection[str]) -> dict[str, frozenset[str]]:
+        """What we may do to each consumer group."""
+        if not groups:
+            return {}
+        futures = self._client.describe_consumer_groups(
+            sorted(groups), include_authorized_operations=True, request_timeout=self._timeout_s
+        )
+        return await self._rights(futures, "describe group")
+
+    async def _rights(self, futures: Mapping[str, Future[Any]], doing: str) -> dict[str, frozenset[str]]:
+        rights: dict[str, frozenset[str]] = {}
+        for name, future in futures.items():
+            try:
+                described = (await self._all({name: future}, doing))[name]
+            except UnknownTopic:
+                continue
+            except Fatal:  # not authorised to describe it
+                rights[name] = frozenset()
+                continue
+            operations = described.authorized_operations or ()
+            rights[name] = frozenset("".join(part.capitalize() for part in o.name.split("_")) for o in operations)
+        return rights
 
     # -- brokers
 
