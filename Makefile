@@ -11,7 +11,7 @@ MINUTES ?= 10
 BIN    := .venv/bin
 STAMP  := .venv/.made-from
 
-.PHONY: help setup demo test check bench simulate model schemas lock clean chaos soak compare
+.PHONY: help setup demo test check bench simulate model schemas lock clean chaos soak compare k8s-manifests k8s-test scale-test
 
 help:
 	@echo "make setup    .venv with everything in it, as locked in requirements/dev.txt"
@@ -25,6 +25,9 @@ help:
 	@echo "make compare  the same kills for Postlane, a naive consumer, Celery and Postfix, one kind of witness"
 	@echo "make model    explore the models of the protocols (ARGS=--long for the deep ones)"
 	@echo "make schemas  write schemas/ anew from the models; refuses what older records would not survive"
+	@echo "make k8s-manifests  write Strimzi's topics and users anew from the declarations in the code"
+	@echo "make k8s-test the manifests on a real cluster: give KUBECONFIG (a test cluster: it makes and deletes namespaces)"
+	@echo "make scale-test  sender processes under load, 1 to 4 to 2, and what membership costs (some minutes)"
 	@echo "make lock     resolve requirements/*.txt anew (needs uv)"
 	@echo "make clean    remove .venv and caches"
 
@@ -83,6 +86,15 @@ schemas: setup
 
 LOCK := $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal \
 	--python-version 3.11 --no-header --extra all
+
+k8s-manifests: setup
+	$(BIN)/python -m postlane.ops.kubernetes
+
+k8s-test: setup
+	$(BIN)/python -m tests.k8s $(ARGS)
+
+scale-test: setup
+	$(BIN)/python -m tests.scaling $(ARGS)
 
 lock:
 	$(LOCK) pyproject.toml --output-file requirements/runtime.txt
