@@ -16,7 +16,7 @@ import yaml
 from confluent_kafka import KafkaException
 
 from postlane import Mail, Publisher, Receipt
-from postlane.core.policy import Config, Topics
+from postlane.core.policy import Config
 from postlane.eventlog.admin import KafkaAdmin
 from postlane.eventlog.kafka_config import ClientConfig
 from postlane.eventlog.topics import TopicNames, declare
@@ -30,7 +30,7 @@ WAIT_S = 60.0
 _RETRY = {"first_s": 0.2, "factor": 2, "max_s": 2, "jitter": 0.2, "give_up_after": 6, "expire_after_s": 600}
 
 
-def configuration(smtp: Mapping[str, int], **changes: object) -> dict[str, object]:
+def configuration(smtp: Mapping[str, int], partitions: int = PARTITIONS, **changes: object) -> dict[str, object]:
     """A postlane.yaml for the practice server's listeners, with short waits; `changes` go into its top level."""
     breaker = {"breaker_failures": 3, "breaker_probe_first_s": 0.2, "breaker_probe_max_s": 1.0}
     base: dict[str, object] = {
@@ -43,7 +43,7 @@ def configuration(smtp: Mapping[str, int], **changes: object) -> dict[str, objec
             for name, port in smtp.items()
         },
         "retry": _RETRY,
-        "topics": {"partitions": PARTITIONS},
+        "topics": {"partitions": partitions},
     }
     return {**base, **changes}
 
@@ -63,12 +63,13 @@ class Rig:
         env: Mapping[str, Mapping[str, str]] | None = None,
         listeners: tuple[str, ...] = ("primary",),
         config: Callable[[dict[str, object]], None] | None = None,
+        partitions: int = PARTITIONS,
     ) -> None:
         self.bootstrap = bootstrap
         self.folder = folder
         self.names = TopicNames(f"t{uuid.uuid4().hex[:8]}.")
         self.practice = PracticeProcess(folder / "practice", listeners)
-        body = configuration(self.practice.smtp_ports)
+        body = configuration(self.practice.smtp_ports, partitions)
         if config is not None:
             config(body)
         self.config = Config.model_validate(body)
@@ -104,7 +105,7 @@ class Rig:
 
     async def _make_topics(self) -> None:
         admin = KafkaAdmin(ClientConfig(self.bootstrap))
-        specs = declare(self.names, tuple(self.config.lanes), Topics(partitions=PARTITIONS))
+        specs = declare(self.names, tuple(self.config.lanes), self.config.topics)
         await admin.create_topics(specs, 1)
 
     def _children(self) -> list[ChildSpec]:
