@@ -109,6 +109,26 @@ class Topics(Policy):
     dedup_days: Annotated[float, Field(gt=0)] = 7
 
 
+class Health(Policy):
+    """When the fleet's results make a provider degraded or down, and how far senders listen (docs/health.md)."""
+
+    window_s: Annotated[float, Field(gt=0, le=3600)] = 30
+    recent_s: Annotated[float, Field(gt=0)] = 10  # what "down" is told by; at most window_s
+    results_min: Annotated[int, Field(ge=1)] = 20  # in the window, to say anything but "unknown"
+    failures_min: Annotated[int, Field(ge=1)] = 3  # within recent_s, to say "down"
+    down_share: Annotated[float, Field(gt=0, le=1)] = 0.9  # of what came within recent_s
+    degraded_share: Annotated[float, Field(gt=0, le=1)] = 0.25  # of the window
+    slow_s: Annotated[float, Field(gt=0)] = 10  # 95 % of the answers
+    stuck_s: Annotated[float, Field(gt=0)] = 60  # one answer
+    hint_s: Annotated[float, Field(ge=0)] = 15  # how long a sender believes what it was told; 0: it does not listen
+
+    @model_validator(mode="after")
+    def _recent_is_within_the_window(self) -> Health:
+        if self.recent_s > self.window_s:
+            raise ValueError(f"recent_s ({self.recent_s:g}) is longer than window_s ({self.window_s:g})")
+        return self
+
+
 class Config(Policy):
     """The whole of postlane.yaml."""
 
@@ -124,6 +144,7 @@ class Config(Policy):
     retry: Retry = Field(default_factory=Retry)
     limits: Limits = Field(default_factory=Limits)
     topics: Topics = Field(default_factory=Topics)
+    health: Health = Field(default_factory=Health)
 
     @model_validator(mode="before")
     @classmethod
