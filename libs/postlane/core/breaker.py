@@ -3,12 +3,20 @@
 closed: up to `window` connections, which grows with success (AIMD) to the configured number.
 open: none until `probe_at`. half_open: one connection; reaching the provider closes the breaker on trial, failing
 opens it for longer. On trial the window is one connection, and one failure before the first answered mail opens again.
+
+What the whole fleet sees of the provider (`hinted`) is advice that expires. It never opens a breaker, and counts for
+nothing while the sender's own mails are answered. Otherwise "down" makes it careful: one connection first, and its own
+next failure opens it. "up" makes an open one look again at the first pause, however long its pauses have become.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+from postlane.core.health_state import HealthState
+
+OWN_WORD_S = 10.0  # so long after its own last answered mail a sender needs nobody's advice
 
 
 class BreakerState(StrEnum):
@@ -31,6 +39,11 @@ class Breaker:
     probe_s: float = 0.0
     probe_at: float = 0.0
     trial: bool = False  # reached again, but no mail was answered yet
+    hint: HealthState = HealthState.UNKNOWN
+    answered: int = 0  # mails,
+    _answered_before: int = 0  # at the last look,
+    _answered_at: float = float("-inf")  # and when a look last found more of them
+    _opened_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.window = float(self.connections_max)
@@ -39,7 +52,7 @@ class Breaker:
     def allowed(self, now: float) -> int:
         """How many connections may be in use now."""
         if self.state is BreakerState.OPEN:
-            if now < self.probe_at:
+            if now < self._due():
                 return 0
             self.state = BreakerState.HALF_OPEN
         if self.state is BreakerState.HALF_OPEN:
@@ -52,6 +65,7 @@ class Breaker:
 
     def succeeded(self) -> None:
         """A mail was answered by the provider, whatever the answer said of the mail itself."""
+        self.answered += 1
         self.failures = 0
         self.trial = False
         self.probe_s = self.probe_first_s
@@ -74,15 +88,40 @@ class Breaker:
         self.failures += 1
         if self.state is BreakerState.HALF_OPEN or self.trial:
             self._open(now, min(self.probe_s * 2, self.probe_max_s))
-        elif self.state is BreakerState.CLOSED and self.failures >= self.failures_to_open:
+        elif self.state is BreakerState.CLOSED and self.failures >= self._failures_to_open(now):
             self._open(now, self.probe_first_s)
 
     def throttled(self) -> None:
         """The provider asked for a slower pace: half the window, never below one connection."""
         self.window = max(1.0, self.window / 2)
 
+    def hinted(self, hint: HealthState, now: float) -> None:
+        """What the fleet says now, `unknown` where it says nothing any more: to be called about once a second."""
+        self.hint = hint
+        if self._own_word(now):
+            return
+        if hint is HealthState.DOWN and self.state is BreakerState.CLOSED:
+            self.window = 1.0
+
+    def _own_word(self, now: float) -> bool:
+        """Whether its own mails were answered of late; to a second or so, since mails do not look at the clock."""
+        if self.answered != self._answered_before:
+            self._answered_before, self._answered_at = self.answered, now
+        return now - self._answered_at < OWN_WORD_S
+
+    def _failures_to_open(self, now: float) -> int:
+        careful = self.hint is HealthState.DOWN and not self._own_word(now)
+        return 1 if careful else self.failures_to_open
+
+    def _due(self) -> float:
+        """When an open one is tried again."""
+        if self.hint is HealthState.UP:
+            return min(self.probe_at, self._opened_at + self.probe_first_s)
+        return self.probe_at
+
     def _open(self, now: float, probe_s: float) -> None:
         self.state = BreakerState.OPEN
+        self._opened_at = now
         self.probe_s = probe_s
         self.probe_at = now + probe_s
         self.trial = False
