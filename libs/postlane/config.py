@@ -6,6 +6,7 @@ Secrets come from files or variables, never from arguments, and stay `SecretStr`
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     env = os.environ if environ is None else environ
     kafka = {k[len(_KAFKA) :].lower().replace("_", "."): v for k, v in env.items() if k.startswith(_KAFKA)}
     port = env.get("POSTLANE_HTTP_PORT")
-    if port is not None and not (port.isdigit() and int(port) < 65536):
+    if port is not None and not (re.fullmatch("[0-9]{1,5}", port) and int(port) < 65536):
         raise ConfigurationError(f"POSTLANE_HTTP_PORT: {port!r} is not a port; give a number from 0 to 65535")
     lanes = tuple(part.strip() for part in env.get("POSTLANE_LANES", "").split(",") if part.strip())
     named = env.get("POSTLANE_CONFIG")

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import blake2b
 
 from postlane.core.addresses import InvalidAddress, parse_mailbox
 from postlane.core.events import Control, Template
-from postlane.eventlog.codec import Unreadable, decode
+from postlane.eventlog.codec import Unreadable, decode, time_of
 from postlane.eventlog.ports import Log, Partition, Received, Tail
+from postlane.eventlog.tables import template_of
 from postlane.eventlog.topics import TopicNames
 
 log = logging.getLogger("postlane.router.tables")
@@ -125,11 +126,11 @@ class RouterTables:
         """Key `id/version`; a version that cannot be read does not exist."""
         if record.offset >= self._templates_applied.get(record.partition, 0):
             self._templates_applied[record.partition] = record.offset + 1
-        ident, slash, version = (record.key or b"").decode("utf-8", "replace").rpartition("/")
-        if not slash or not (version.isascii() and version.isdigit()):
+        named = template_of(record.key)
+        if named is None:
             _skip(record, "its key is not id/version")
         elif record.value is None:
-            self._versions[ident].discard(int(version))
+            self._versions[named[0]].discard(named[1])
         else:
             try:
                 template = decode(Template, record.value)
@@ -162,7 +163,7 @@ def _order_time(record: Received) -> datetime:
         return decode(Control, record.value).at
     except Unreadable as error:
         _skip(record, f"{error.reason}; the order counts from when it was written")
-        return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+        return time_of(record.timestamp_ms)
 
 
 def _digest(tenant: str, address: str) -> bytes:

@@ -5,12 +5,15 @@ Fail closed: a missing position beside a non-empty book, or a position that rete
 
 from __future__ import annotations
 
+import re
+
 from postlane.core.books import Book, History
 from postlane.eventlog.codec import Unreadable, decode_state
 from postlane.eventlog.ports import Committed, Member, Partition, Received
 from postlane_sender.lane import LaneState
 
 METADATA_VERSION = "S1"
+_FLOOR = re.compile(r"[0-9]{1,18}")
 
 
 class BooksDamaged(Exception):
@@ -25,7 +28,7 @@ def metadata(floor: int) -> str:
 def floor_of(text: str) -> int:
     """S from the commit metadata. Raises BooksDamaged."""
     version, _, number = text.partition(":")
-    if version != METADATA_VERSION or not number.isdigit():
+    if version != METADATA_VERSION or not _FLOOR.fullmatch(number):
         raise BooksDamaged(
             f"the committed metadata {text[:40]!r} is not ours: were the offsets reset by another tool? "
             "see docs/runbooks/offsets-reset.md"

@@ -103,7 +103,7 @@ def _eml_fields(path: Path) -> dict[str, Any]:
 def template_reference(text: str, data: dict[str, Any]) -> dict[str, Any]:
     """`welcome` or `welcome@3` as the fields of a template reference."""
     ident, at, version = text.rpartition("@")
-    if at and version.isdigit():
+    if at and version.isascii() and version.isdigit() and len(version) < 10:
         return {"id": ident, "version": int(version), "data": data}
     return {"id": text, "data": data}
 

@@ -7,7 +7,7 @@ record's content; nothing else is ever raised for bytes, whatever they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from postlane.eventlog.ports import Headers, Received
 
 M = TypeVar("M", bound=Fact)
 VALUE_MAX_BYTES = 2_000_000
+_TIME_MAX_MS = 253_402_300_799_999  # the end of year 9999
 
 
 class Unreadable(Exception):
@@ -153,6 +154,11 @@ def headers(
         ("ce_time", at.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()),
         *trace,
     ]
+
+
+def time_of(timestamp_ms: int) -> datetime:
+    """A record's time, from 1970 to 9999: Kafka takes whatever its producer says."""
+    return datetime.fromtimestamp(min(max(timestamp_ms, 0), _TIME_MAX_MS) / 1000, UTC)
 
 
 def header(record_headers: Headers, name: str) -> bytes | None:

@@ -5,6 +5,7 @@ A record that cannot be read leaves the table as it was and is counted; a tombst
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +13,8 @@ from datetime import datetime
 from postlane.core.events import Control, Template
 from postlane.eventlog.codec import Unreadable, decode
 from postlane.eventlog.ports import Received
+
+_VERSION = re.compile(r"[0-9]{1,18}")  # of ASCII: str.isdigit also takes what int() does not
 
 
 def control_key(action: str, scope: str, name: str) -> bytes:
@@ -22,6 +25,12 @@ def control_key(action: str, scope: str, name: str) -> bytes:
 def template_key(ident: str, version: int) -> bytes:
     """The key of a template version in `mail.templates`; versions are zero-padded, so that keys sort."""
     return f"{ident}/{version:06d}".encode()
+
+
+def template_of(key: bytes | None) -> tuple[str, int] | None:
+    """Id and version that a key of `mail.templates` names; None when it names none."""
+    ident, slash, version = (key or b"").decode("utf-8", "replace").rpartition("/")
+    return (ident, int(version)) if slash and _VERSION.fullmatch(version) else None
 
 
 @dataclass(slots=True)
@@ -73,9 +82,9 @@ class TemplateTable:
     def apply(self, record: Received) -> None:
         """One record of the topic."""
         if record.value is None:
-            ident, _, version = (record.key or b"").decode("utf-8", "replace").rpartition("/")
-            if version.isdigit():
-                self.versions.pop((ident, int(version)), None)
+            named = template_of(record.key)
+            if named is not None:
+                self.versions.pop(named, None)
             return
         try:
             template = decode(Template, record.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from postlane.core.events import AnyEvent, Discarded, LetterDiscarded, Resolved
@@ -13,7 +13,7 @@ from postlane.core.identity import split_delivery_id
 from postlane.core.lifecycle import State
 from postlane.core.replay import Candidate, Counts, Guarded, Replay, Status, may_discard, status_of
 from postlane.core.replay_facts import Generation, History
-from postlane.eventlog.codec import Unreadable, decode_event
+from postlane.eventlog.codec import Unreadable, decode_event, time_of
 from postlane.eventlog.murmur2 import partition_of
 from postlane.eventlog.ports import Outgoing, Partition, Received
 from postlane.eventlog.topics import TopicNames
@@ -73,7 +73,7 @@ async def listed(
 
 
 def _given_up(letter: Letter) -> datetime:
-    given_up = datetime.fromtimestamp(letter.record.timestamp_ms / 1000, UTC)
+    given_up = time_of(letter.record.timestamp_ms)
     return given_up if letter.mail is None else min(given_up, letter.mail.requested_at)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from postlane.core.addresses import InvalidAddress, normalise_domain
@@ -13,7 +13,7 @@ from postlane.core.events import DispatchReady, MailRequested
 from postlane.core.identity import split_delivery_id
 from postlane.core.route import recipients
 from postlane.core.where import Expression, Kind
-from postlane.eventlog.codec import Unreadable, decode_record
+from postlane.eventlog.codec import Unreadable, decode_record, time_of
 from postlane.eventlog.dead_letters import Origin, origin_of
 from postlane.eventlog.ports import Received
 from postlane.eventlog.topics import TopicNames
@@ -187,7 +187,7 @@ def mail_fields(mail: DispatchReady | MailRequested, recipient: str) -> dict[str
 
 def time_text(unix_ms: int) -> str:
     """RFC 3339 in UTC, milliseconds; texts of this form sort by time."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return time_of(unix_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def read_letter(record: Received, names: TopicNames) -> Letter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from hashlib import blake2b
 from typing import Literal
@@ -19,7 +19,7 @@ from postlane.core.identity import split_delivery_id
 from postlane.core.replay import Candidate
 from postlane.core.replay_facts import Facts
 from postlane.core.route import recipients, unacceptable
-from postlane.eventlog.codec import Unreadable, decode_event, decode_record, encode, header
+from postlane.eventlog.codec import Unreadable, decode_event, decode_record, encode, header, time_of
 from postlane.eventlog.ports import Log, Partition, Received
 from postlane.eventlog.tables import ControlTable
 from postlane.eventlog.topics import TopicNames
@@ -145,7 +145,7 @@ class Reading:
         """Candidates among the dead letters of a partition."""
         found = Found()
         async for letter in self.letters(number, filters):
-            given_up = datetime.fromtimestamp(letter.record.timestamp_ms / 1000, UTC)
+            given_up = time_of(letter.record.timestamp_ms)
             requested_at = given_up if letter.mail is None else letter.mail.requested_at
             found.add(candidate_of(letter, standing, manner), min(given_up, requested_at))
         await self._facts(number, found)
@@ -187,7 +187,8 @@ class Reading:
     async def _offset(self, partition: Partition, since: datetime | None, margin: timedelta) -> int | None:
         if since is None:
             return None
-        unix_ms = max(0, int((since - margin).timestamp() * 1000))
+        # In numbers: a record may name the year 1, and no datetime lies before that.
+        unix_ms = max(0, int((since.timestamp() - margin.total_seconds()) * 1000))
         return (await self._log.offsets_at([partition], unix_ms))[partition]
 
     async def standing(self) -> Standing:
@@ -277,7 +278,9 @@ def _of_request(
                 record, partial(of_request, request, person, people, order, manner, request.requested_at)
             ),
         )
-        found.append((candidate, request.requested_at))
+        # Not the publisher's word alone: with a clock far ahead, events would be looked for behind where they are. The
+        # broker refuses records from the future (message.timestamp.after.max.ms, one hour).
+        found.append((candidate, min(request.requested_at, time_of(record.timestamp_ms))))
     return found
 
 
