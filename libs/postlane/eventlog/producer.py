@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from postlane.eventlog.coordinator import OPTIONS, CoordinatorWatch
 from postlane.eventlog.errors import Aborted, CommitUnknown, Fatal, Fenced, LogError, Retriable, TooLarge, Unfenced
 from postlane.eventlog.fence import check_fence
-from postlane.eventlog.kafka_config import LIBRARY_LOG, Conf
+from postlane.eventlog.kafka_config import Conf
 from postlane.eventlog.kafka_errors import FENCED, UNREACHABLE, describe, translate
 from postlane.eventlog.ports import Outgoing, Partition, Transaction
 from postlane.eventlog.records import read_token
@@ -34,14 +35,14 @@ class KafkaTransactor:
     """Fills `ports.Transactor`. The library's blocking calls run in one thread."""
 
     def __init__(self, conf: Conf) -> None:
-        self._conf = conf
+        self._conf: Conf = {**conf, **OPTIONS}
         self._id = str(conf["transactional.id"])
         self._worker = Worker(f"postlane-commit-{self._id}")
         self._producer: Any = None
         self._usable = False
         self._closed = False
         self.before_commit: Callable[[], None] | None = None  # tests: what is done when all but the commit is
-        self._disconnected = False  # since the transaction began
+        self._coordinator = CoordinatorWatch()
         self._ends: dict[Partition, int] = {}
         self._lost: KafkaError | None = None
 
@@ -86,9 +87,9 @@ class KafkaTransactor:
 
     def _build(self) -> None:
         self._drop()
-        self._disconnected = False
+        self._coordinator = CoordinatorWatch()  # the old producer's last words are not this one's
         try:
-            producer = Producer({**self._conf, "error_cb": self._on_error}, logger=LIBRARY_LOG)
+            producer = Producer({**self._conf, "error_cb": self._on_error}, logger=self._coordinator.logger)
             producer.init_transactions(INIT_TIMEOUT_S)
         except KafkaException as error:
             raise _setting_up(error.args[0], self._id) from error
@@ -115,7 +116,8 @@ class KafkaTransactor:
             return {}
         if not self._usable:
             raise CommitUnknown(f"{self._id}: the producer was given up; rebuild it first")
-        if self._disconnected:
+        self._producer.poll(0)
+        if self._coordinator.lost:
             # librdkafka resends EndTxn by itself, and a late one would end the next transaction (librdkafka#5423).
             self._rebuild_quietly()
         self._ends, self._lost = {}, None
@@ -194,8 +196,6 @@ class KafkaTransactor:
             self._producer.send_offsets_to_transaction(positions, transaction.membership.token, OFFSETS_TIMEOUT_S)
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() in UNREACHABLE:
-            self._disconnected = True
         _log.debug("%s: %s", self._id, describe(error))
 
     # -- what came of it
