@@ -57,7 +57,9 @@ def test_o_stops_at_the_oldest_unsettled_record_and_s_at_its_first_state_record(
     second.stage = Stage.ENDED
     book.note(second, Stage.SETTLING)
     assert book.position() == (10, 100), "an outcome above O holds S no less than an intent does"
+    assert book.unsettled == 2
     book.committed([second], 109)
+    assert (book.unsettled, book.span) == (1, 2), "what is settled behind the oldest is no work any more"
     first.stage = Stage.ENDED
     book.note(first, Stage.SETTLING)
     assert book.position() == (12, 109)

@@ -163,6 +163,11 @@ class Book:
         """O as it stands now."""
         return self.entries[0].offset if self.entries else self.next_offset
 
+    @property
+    def unsettled(self) -> int:
+        """Records that still have to be dealt with: not those that are settled and stand behind one that is not."""
+        return sum(entry.stage < Stage.SETTLED for entry in self.entries)
+
     def all_entries(self) -> Iterable[Entry]:
         """What is not settled, with what the tick in flight settles."""
         yield from self._moved
