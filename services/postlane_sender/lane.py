@@ -223,7 +223,7 @@ class LaneState:
         oldest_ms = [e.raw.timestamp_ms for b in self.books.values() for e in islice(b.entries, 1) if e.raw is not None]
         now_ms = self.clock.now().timestamp() * 1000
         metrics.partitions.labels(name).set(len(self.books))
-        metrics.unsettled.labels(name).set(sum(len(book.entries) for book in self.books.values()))
+        metrics.unsettled.labels(name).set(sum(book.unsettled for book in self.books.values()))
         metrics.oldest_age_seconds.labels(name).set(max(0.0, (now_ms - min(oldest_ms, default=now_ms)) / 1000))
 
     def doubt(self, mail: DispatchReady, provider: str | None, reason: str, now: datetime) -> Decision:
