@@ -172,6 +172,12 @@ class Stack:
             if self.pid(name) is None:
                 self._start_all([self.spec(name)])
 
+    def launch(self, name: str) -> None:
+        """Start a child that does not run, and do not wait until it is ready: as a supervisor does."""
+        with self._locked():
+            if self.pid(name) is None:
+                self._launch(self.spec(name))
+
     def exit_code(self, name: str) -> int | None:
         """How the child ended: its exit code, or minus the signal. None while it runs, or when another process began
         it and so the kernel told that one."""

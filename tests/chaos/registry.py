@@ -1,0 +1,60 @@
+"""The faults by name. A fault is a context manager: before its `yield` it injects, after it it heals."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from tests.chaos import isolation
+from tests.chaos.town import Town
+
+Injected = Callable[[Town, random.Random], Iterator[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`hold_s`: how long it lasts between injection and healing. `touches`: what no other fault may touch at the same
+    time (two brokers of three lost at once is not a fault that three replicas are for)."""
+
+    name: str
+    what: str
+    hold_s: float
+    touches: frozenset[str]
+    needs: frozenset[str]
+    begin: Callable[[Town, random.Random], AbstractContextManager[str]]
+
+    def why_not(self) -> str | None:
+        """Why it cannot be injected on this machine; None when it can."""
+        if "namespaces" in self.needs and not isolation.inside():
+            return isolation.why_not() or "needs network and mount namespaces"
+        if "faketime" in self.needs and isolation.faketime() is None:
+            return "needs libfaketime (Debian: apt install libfaketime)"
+        return None
+
+
+FAULTS: dict[str, Fault] = {}
+
+# What the list of faults asks for and this harness does not inject, and why; printed with every report.
+NOT_INJECTED = {
+    "latency of links": "the kernel's netem is needed, which not every machine has; slowness is a bandwidth limit here",
+    "EIO on fsync": "needs a device mapper or a file system of one's own (FUSE)",
+    "memory pressure": "needs a memory cgroup of one's own",
+    "a flipped bit in a backup": "belongs to the tests of backup and restore",
+    "power loss": "SIGKILL leaves what was written with the kernel; only replication speaks for power loss",
+}
+
+
+def fault(
+    hold_s: float, *, touches: tuple[str, ...] = (), needs: tuple[str, ...] = ()
+) -> Callable[[Injected], Injected]:
+    """Register a generator function under its name (`kill_sender` → `kill-sender`); it yields what it did."""
+
+    def register(injected: Injected) -> Injected:
+        name = injected.__name__.replace("_", "-")
+        what = (injected.__doc__ or "").strip()
+        FAULTS[name] = Fault(name, what, hold_s, frozenset(touches), frozenset(needs), contextmanager(injected))
+        return injected
+
+    return register
