@@ -13,8 +13,9 @@ from sqlalchemy import Connection, Engine, text
 
 from postlane.config import ConfigurationError
 from postlane.ops.books_database import DatabaseRefused, database_errors
+from postlane.ops.books_schema import SCHEMA_TABLE
 
-VERSION_TABLE = "ledger_schema"
+VERSION_TABLE = SCHEMA_TABLE
 _ADVISORY_LOCK = 7_305_808_869_229_538_405  # one migration at a time; any number that nobody else uses
 
 

@@ -364,8 +364,10 @@ def test_status_and_doctor_on_a_cluster_without_services(installation: Installat
     report = json.loads(out)
     assert [c for c in report["checks"] if c["verdict"] == "fail"] == []
     assert (code, report["ok"]) == (0, True)
-    assert {c["name"]: c["verdict"] for c in report["checks"]}["topics"] == "ok"
+    assert {c["name"]: c["verdict"] for c in report["checks"]}["topic-missing"] == "ok"
     missing = Installation(installation.environ["POSTLANE_BOOTSTRAP_SERVERS"], installation.folder)
     code, out, _ = missing.run("doctor", "--json", "--no-connect")
     assert code == 1
-    assert [c["do"] for c in json.loads(out)["checks"] if c["name"] == "topics"] == ["run `postlane topics apply`"]
+    assert [c["do"] for c in json.loads(out)["checks"] if c["name"] == "topic-missing"] == [
+        "run `postlane topics apply`"
+    ]

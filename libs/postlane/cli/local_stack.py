@@ -25,6 +25,16 @@ def with_local_stack(environ: Mapping[str, str]) -> dict[str, str]:
     return {**stack, **own}
 
 
+def services_of_stack(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Where the services of that stack answer over HTTP, as far as it is the Kafka that is asked for."""
+    state = Path(environ.get("POSTLANE_DATA_DIR") or DATA_DIR) / "stack.json"
+    where = _of_stack(state).get(_WHERE)
+    if where is None or (environ.get(_WHERE) or where) != where:
+        return ()
+    children = json.loads(state.read_text(encoding="utf-8"))["children"].values()
+    return tuple(str(c["spec"]["url"]) for c in children if c["spec"]["env"].get(_WHERE) and c["spec"].get("url"))
+
+
 def _of_stack(state: Path) -> dict[str, str]:
     """Empty where there is none, or nothing that can be read."""
     try:

@@ -37,7 +37,7 @@ def story(url: str, message_id: str) -> Row | None:
     """
     made = books()
     m, d, e = made.messages, made.deliveries, made.events
-    with _reading(url) as connection:
+    with reading(url) as connection:
         mail = connection.execute(select(m).where(m.c.message_id == message_id)).mappings().first()
         # A delivery id starts with the message id and a dot; "/" is the character after the dot.
         mine = (d.c.delivery_id >= f"{message_id}.", d.c.delivery_id < f"{message_id}/")
@@ -78,7 +78,7 @@ def oldest_open(url: str) -> list[Row]:
     d = books().deliveries
     open_ones = d.c.state.in_(OPEN_STATES)
     found: list[Row] = []
-    with _reading(url) as connection:
+    with reading(url) as connection:
         for lane in connection.execute(_lanes()).scalars().all():
             oldest = (
                 select(d.c.lane, d.c.requested_at_ms, d.c.delivery_id, d.c.state)
@@ -97,7 +97,7 @@ def troubled(url: str, states: Sequence[str] = ("dead_lettered", "uncertain"), l
         raise ValueError(f"not a troubled state: {', '.join(unknown)}; known: {', '.join(TROUBLED_STATES)}")
     d = books().deliveries
     wanted = select(d).where(d.c.state.in_(states)).order_by(d.c.updated_at_ms.desc()).limit(min(limit, LIST_MAX_ROWS))
-    with _reading(url) as connection:
+    with reading(url) as connection:
         return [_row(row) for row in connection.execute(wanted).mappings()]
 
 
@@ -109,14 +109,14 @@ def unreadable(url: str, limit: int = 100) -> list[Row]:
         .order_by(u.c.at_ms.desc(), u.c.partition_number, u.c.log_offset)
         .limit(min(limit, LIST_MAX_ROWS))
     )
-    with _reading(url) as connection:
+    with reading(url) as connection:
         return [_row(row) for row in connection.execute(wanted).mappings()]
 
 
 def offsets(url: str, topic: str) -> dict[int, int]:
     """The next offset to fold, by partition."""
     o = books().offsets
-    with _reading(url) as connection:
+    with reading(url) as connection:
         found = connection.execute(select(o.c.partition_number, o.c.next_offset).where(o.c.topic == topic))
         return {row.partition_number: row.next_offset for row in found}
 
@@ -138,7 +138,7 @@ def _counted(url: str, by: Sequence[str], which: Callable[[Any], Any]) -> list[R
     columns = [t.c[name] for name in by]
     total = func.sum(t.c.n)
     wanted = select(*columns, total.label("n")).where(which(t)).group_by(*columns).having(total != 0).order_by(*columns)
-    with _reading(url) as connection:
+    with reading(url) as connection:
         return [{**row, "n": int(row["n"])} for row in connection.execute(wanted).mappings()]
 
 
@@ -148,7 +148,7 @@ def _lanes() -> Any:
 
 
 @contextmanager
-def _reading(url: str) -> Iterator[Connection]:
+def reading(url: str) -> Iterator[Connection]:
     """One read transaction: a consistent view, whatever the ledger writes meanwhile."""
     parsed = database_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():

@@ -25,6 +25,8 @@ from sqlalchemy import (
 IDENT = Text().with_variant(Text(collation="C"), "postgresql")
 OPEN_STATES = ("pending", "scheduled", "held", "sending")
 TROUBLED_STATES = ("bounced", "rejected", "expired", "dead_lettered", "uncertain", "discarded")
+SCHEMA_TABLE = "ledger_schema"  # one row: the revision of these tables (postlane_ledger.migrate)
+SCHEMA_REVISION = "0001"  # the newest that this version knows; a test holds it to the migrations
 MAILS = "requested"  # the state under which `tallies` counts mails rather than deliveries
 
 
