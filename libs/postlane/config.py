@@ -52,7 +52,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         raise ConfigurationError(f"POSTLANE_HTTP_PORT: {port!r} is not a port; give a number from 0 to 65535")
     lanes = tuple(part.strip() for part in env.get("POSTLANE_LANES", "").split(",") if part.strip())
     named = env.get("POSTLANE_CONFIG")
-    if named and not Path(named).is_file():
+    if named and not _is_file(named):
         raise ConfigurationError(f"POSTLANE_CONFIG: there is no file {named}")
     return Environment(
         bootstrap_servers=env.get("POSTLANE_BOOTSTRAP_SERVERS") or "127.0.0.1:9092",
@@ -68,21 +68,50 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     )
 
 
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # no path at all: too long, NUL
+        return False
+
+
 def read_config(path: Path | None) -> Config:
     """postlane.yaml, or the defaults where there is none. Raises ConfigurationError with the place of each mistake."""
     if path is None:
         return Config()
-    try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error}") from None
+    body = _load(path)
     if not isinstance(body, dict):
         raise ConfigurationError(f"{path}: a mapping with lanes and providers is expected")
     try:
         return Config.model_validate(body)
+    except RecursionError:
+        raise ConfigurationError(f"{path}: nested too deeply, or in itself") from None
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(part) for part in e['loc']) or 'top level'}: {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors(include_url=False, include_input=False)
         ]
         raise ConfigurationError(f"{path}: " + "; ".join(lines)) from None
+
+
+def _load(path: Path) -> object:
+    """The document of a file. What is wrong is told by its place, never by what stands there: it may be a secret."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigurationError(f"{path}: cannot be read: {reason}") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        # The library quotes names that it found, an alias or a tag: a password may begin with * or !.
+        problem = re.sub(r"'(?!<)[^']{2,}'", "'…'", error.problem or "no YAML")
+        raise ConfigurationError(f"{path}: {where}{problem}") from None
+    except yaml.YAMLError:
+        raise ConfigurationError(f"{path}: holds a character that YAML does not allow") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: nested too deeply") from None
+    except Exception as error:  # of a number or date that is none; its text would repeat it
+        raise ConfigurationError(f"{path}: a value cannot be read ({type(error).__name__})") from None
