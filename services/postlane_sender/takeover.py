@@ -13,7 +13,7 @@ from postlane.eventlog.ports import Committed, Member, Partition, Received
 from postlane_sender.lane import LaneState
 
 METADATA_VERSION = "S1"
-_FLOOR = re.compile(r"[0-9]{1,18}")
+_FLOOR = re.compile(r"[0-9]{1,19}")  # of a 64-bit number
 
 
 class BooksDamaged(Exception):

@@ -51,8 +51,18 @@ words = st.sampled_from(
         "|",
         ">",
         "#",
+        "a: &a",
+        "!!python/object/apply:os.system [id]",
+        "- ",
+        "? ",
+        ": ",
+        "\n",
+        "\n  ",
+        "%YAML 1.1",
+        "\t",
+        "\x00",
+        '"',
     ]
-    + ["a: &a", "!!python/object/apply:os.system [id]", "- ", "? ", ": ", "\n", "\n  ", "%YAML 1.1", "\t", "\x00", '"']
 )
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=10),
