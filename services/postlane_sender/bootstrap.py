@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 from postlane.clock import SystemClock
+from postlane.config import ConfigurationError
 from postlane.core.policy import Provider
 from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.ports import Log, Tail
@@ -23,7 +24,7 @@ from postlane_sender.lane import LaneState
 from postlane_sender.link import Link
 from postlane_sender.loop import LaneLoop
 from postlane_sender.recorder import FlightRecorder, NoRecorder
-from postlane_sender.session import limits_of, open_session, tls_context_of
+from postlane_sender.session import ProviderDown, limits_of, open_session, tls_context_of
 
 TABLES_TIMEOUT_S = 30.0
 _log = logging.getLogger("postlane.sender")
@@ -145,13 +146,19 @@ class Sender:
 
 
 def _sessions(providers: list[Provider]) -> OpenSession:
-    """Opens a session of a link; certificates and passwords are read here, once."""
-    passwords = {provider.name: password_of(provider) for provider in providers}
+    """Opens a session of a link. Certificates are read here, once; a password with each session, so that one that was
+    rotated is used without a restart."""
+    for provider in providers:
+        password_of(provider)  # a file that is not there is said at the start
     contexts = {provider.name: tls_context_of(provider) for provider in providers}
     limits = {provider.name: limits_of(provider) for provider in providers}
 
     async def opened(link: Link) -> Connection:
         name = link.name
-        return await open_session(link.provider, passwords[name], link, limits=limits[name], tls_context=contexts[name])
+        try:
+            password = password_of(link.provider)
+        except ConfigurationError as error:
+            raise ProviderDown(name, str(error)) from None
+        return await open_session(link.provider, password, link, limits=limits[name], tls_context=contexts[name])
 
     return opened
