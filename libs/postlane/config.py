@@ -20,6 +20,9 @@ from postlane.eventlog.topics import TopicNames
 
 DEFAULT_CONFIG = Path("postlane.yaml")
 _KAFKA = "POSTLANE_KAFKA_"
+# These may also stand in a file that `<NAME>_FILE` names: mounted secrets.
+SECRETS = ("POSTLANE_DATABASE_URL", "POSTLANE_KAFKA_SASL_PASSWORD", "POSTLANE_KAFKA_SSL_KEY_PASSWORD")
+SECRET_MAX_BYTES = 65_536
 
 
 class Environment(BaseModel):
@@ -45,7 +48,7 @@ class Environment(BaseModel):
 
 def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     """The POSTLANE_* variables. Raises ConfigurationError."""
-    env = os.environ if environ is None else environ
+    env = _with_secrets(os.environ if environ is None else environ)
     kafka = {k[len(_KAFKA) :].lower().replace("_", "."): v for k, v in env.items() if k.startswith(_KAFKA)}
     port = env.get("POSTLANE_HTTP_PORT")
     if port is not None and not (re.fullmatch("[0-9]{1,5}", port) and int(port) < 65536):
@@ -66,6 +69,24 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         instance_id=env.get("POSTLANE_INSTANCE_ID") or socket.gethostname(),
         database_url=env.get("POSTLANE_DATABASE_URL") or "sqlite:///./postlane.db",
     )
+
+
+def _with_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables, each `<NAME>_FILE` of a secret replaced by `<NAME>` with what the file holds."""
+    env = dict(environ)
+    for name in SECRETS:
+        path = env.pop(f"{name}_FILE", "")
+        if not path:
+            continue
+        if env.get(name):
+            raise ConfigurationError(f"{name} and {name}_FILE are both set; give one of them")
+        try:
+            with Path(path).open(encoding="utf-8") as file:
+                env[name] = file.read(SECRET_MAX_BYTES).rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no text file"
+            raise ConfigurationError(f"{name}_FILE: {path} cannot be read: {reason}") from None
+    return env
 
 
 def _is_file(name: str) -> bool:
