@@ -13,12 +13,14 @@ import pytest_asyncio
 
 from postlane.config import Environment
 from postlane.core.policy import Config
+from postlane.eventlog.errors import Retriable
 from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.ports import Committed, Outgoing, Partition
 from postlane.eventlog.topics import DAY_MS, TopicNames, declare
 from postlane.local.kafka import KafkaCluster
 from postlane.ops import tables
 from postlane.ops.doctor import Report, Wish, examine
+from postlane.ops.topics import Declared, apply, differences
 
 pytestmark = pytest.mark.kafka
 CONFIG = Config.model_validate({"topics": {"partitions": 2, "replication": 1}})
@@ -51,7 +53,20 @@ class World:
         """The topics, some with another number of partitions."""
         specs = declare(self.names, tuple(CONFIG.lanes), CONFIG.topics)
         specs = tuple(replace(s, partitions=other.get(s.name.rpartition(".")[2], s.partitions)) for s in specs)
-        await self.log.admin.create_topics(specs, 1)
+        want = Declared(specs, 1)
+        await apply(self.log.admin, want, differences(want, {}))
+        await self._warm()
+
+    async def _warm(self) -> None:
+        """A cluster's first group makes the brokers create the topic of positions, which takes them a while."""
+        for tries_left in reversed(range(10)):
+            try:
+                somewhere = {Partition(self.names.control, 0): Committed(0, "")}
+                await self.log.admin.set_group_offsets(f"{self.names.prefix}warm", somewhere)
+                return
+            except Retriable:
+                if not tries_left:
+                    raise
 
     async def examine(self) -> Report:
         return await examine(self.environment, CONFIG, {}, Wish(connect=False))
@@ -73,30 +88,29 @@ async def test_a_cluster_as_it_should_be_and_then_broken_bit_by_bit(world: World
     told = {c.name: c.verdict for c in report.checks}
     assert {name for name, verdict in told.items() if verdict in ("warn", "fail")} <= ALWAYS
     asked = {"broker-clock", "record-clock", "missing-acl", "offsets-lost", "pause-forgotten", "transaction-timeout"}
-    assert {name: told[name] for name in asked} == dict.fromkeys(asked, "ok")
+    assert {name: told[name] for name in asked} == dict.fromkeys(asked, "ok"), report.checks
 
     names, admin = world.names, world.log.admin
     await admin.set_topic_config(names.suppressions, {"cleanup.policy": "delete"})
-    assert await world.troubles() == {"topic-cleanup"}
-    await admin.set_topic_config(names.suppressions, {"cleanup.policy": "compact"})
-
     await admin.set_topic_config(names.seen, {"retention.ms": str(5 * DAY_MS)})
-    assert await world.troubles() == {"seen-retention", "topic-retention"}
-    await admin.set_topic_config(names.seen, {"retention.ms": str(8 * DAY_MS)})
-
     await admin.set_topic_config(names.requests, {"max.message.bytes": "1000000"})
-    assert await world.troubles() == {"topic-message-size"}
-    await admin.set_topic_config(names.requests, {"max.message.bytes": "2097152"})
-
     await tables.pause(world.log, names, "campaign", "spring", "x", datetime(2026, 1, 1, tzinfo=UTC))
-    assert await world.troubles() == {"pause-forgotten"}
+    assert await world.troubles() == {
+        "topic-cleanup",
+        "seen-retention",
+        "topic-retention",
+        "topic-message-size",
+        "pause-forgotten",
+    }
+    await admin.set_topic_config(names.suppressions, {"cleanup.policy": "compact"})
+    await admin.set_topic_config(names.seen, {"retention.ms": str(8 * DAY_MS)})
+    await admin.set_topic_config(names.requests, {"max.message.bytes": "2097152"})
     await tables.resume(world.log, names, "campaign", "spring")
 
     appender = world.log.appender()
     await appender.append(Outgoing(names.state("bulk"), 1, b"k", b"{}"))
     assert await world.troubles() == {"offsets-lost"}
     await admin.set_group_offsets(names.sender_group("bulk"), {Partition(names.dispatch("bulk"), 1): Committed(0, "")})
-    assert await world.troubles() == set()
     await appender.append(Outgoing(names.dispatch("bulk"), 1, b"k", b"{}"))
     await admin.delete_records({Partition(names.dispatch("bulk"), 1): 1})
     assert await world.troubles() == {"offsets-below-log"}

@@ -84,7 +84,7 @@ async def _serve(manners: Manners, reader: asyncio.StreamReader, writer: asyncio
 
 @contextlib.asynccontextmanager
 async def name_server(names: Mapping[tuple[str, str], tuple[str, ...]]) -> AsyncIterator[int]:
-    """Its UDP port on 127.0.0.1. `names`: (name, type) -> records; a name exists with another type, or names below it."""
+    """Its UDP port on 127.0.0.1. `names`: (name, type) -> records; names with something below them exist."""
 
     class Protocol(asyncio.DatagramProtocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -22,6 +22,7 @@ _FOUND_MAX = 100  # characters of a finding in the table; the advice below it an
 @click.option("--domain", "domains", multiple=True, help="Check the DNS of this sender domain, instead of those known.")
 @click.option("--dkim-selector", "selectors", multiple=True, help="The selector of the domains' DKIM key.")
 @click.option("--service", "services", multiple=True, metavar="URL", help="Ask this service over HTTP; repeatable.")
+@click.option("--backup", metavar="DIR|s3://…", envvar="POSTLANE_BACKUP_PLACE", help="Where backups are kept.")
 @click.option("--as", "identity", type=click.Choice(_IDENTITIES), default="operator", help="Whose rights are wanted.")
 @click.option("--quiet", is_flag=True, help="Only what is wrong, and what to do.")
 @json_option
@@ -30,6 +31,7 @@ def doctor(
     domains: tuple[str, ...],
     selectors: tuple[str, ...],
     services: tuple[str, ...],
+    backup: str | None,
     identity: str,
     quiet: bool,
     as_json: bool,
@@ -45,7 +47,7 @@ def doctor(
 
     environment, config = settings()
     asked = services or services_of_stack(os.environ)
-    wish = Wish(not no_connect, domains, selectors, asked, cast(Identity, identity))
+    wish = Wish(not no_connect, domains, selectors, asked, backup, cast(Identity, identity))
     report: Report = run(examine(environment, config, os.environ, wish))
     document = {"configuration": report.configuration, "checks": report.checks, "ok": not report.failed}
     shown = [c for c in report.checks if not quiet or c.verdict in ("fail", "warn")]

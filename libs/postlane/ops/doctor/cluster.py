@@ -27,7 +27,7 @@ from postlane.ops.doctor.fleet import member_checks, position_checks, right_chec
 from postlane.ops.doctor.topics import prefix_check, topic_checks
 from postlane.ops.topics import plan
 
-QUESTION_TIMEOUT_S = 10.0
+QUESTION_TIMEOUT_S = 15.0
 REACHABLE = "kafka-reachable"
 _Ask = Callable[[], Awaitable[Sequence[Check]]]
 

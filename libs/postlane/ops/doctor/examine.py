@@ -12,6 +12,7 @@ from typing import Any
 from postlane.config import Environment
 from postlane.core.policy import Config
 from postlane.ops.acls import Identity
+from postlane.ops.doctor.backups import ask_backups, no_place
 from postlane.ops.doctor.books import Told, ask_ledger, domains_of, ledger_checks, utc_now
 from postlane.ops.doctor.bounded import in_time
 from postlane.ops.doctor.check import Check, fail, skip
@@ -35,13 +36,14 @@ class Wish:
 
     `connect`: open a session with each provider, and look domains up. `domains`: instead of those that the ledger
     knows as senders. `selectors`: of their DKIM keys. `services`: addresses of services to be asked over HTTP.
-    `identity`: whose rights whoever runs this should have.
+    `backup`: where the backups are. `identity`: whose rights whoever runs this should have.
     """
 
     connect: bool = True
     domains: tuple[str, ...] = ()
     selectors: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
+    backup: str | None = None
     identity: Identity = "operator"
     nameserver: Nameserver | None = None
 
@@ -68,15 +70,16 @@ async def examine(
     """Run every check. `variables` are the process's, to find misspelt ones. Ends within some 30 s, whatever hangs."""
     asked = wish or Wish()
     ledger = _once(lambda: _ledger(environment))
-    local, providers, domains, services, cluster, books = await asyncio.gather(
+    local, providers, domains, services, backups, cluster, books = await asyncio.gather(
         _local(environment, config, variables),
         _bounded("provider-reachable", provider_checks(config, connect=asked.connect)),
         _bounded("domain-spf", _domains(asked, ledger)),
         _services(asked),
+        _backups(asked),
         cluster_checks(environment, config, asked.identity, ledger),
         _books(config, ledger),
     )
-    checks = (*local, *providers, *domains, *cluster, *services, *books)
+    checks = (*local, *providers, *domains, *cluster, *services, *books, *backups)
     return Report(effective(environment, config), checks)
 
 
@@ -107,6 +110,16 @@ async def _domains(wish: Wish, ledger: Callable[[], Awaitable[Told]]) -> tuple[C
 async def _services(wish: Wish) -> tuple[Check, ...]:
     asked = await asyncio.gather(*(in_time(partial(ask_service, url), NETWORK_TIMEOUT_S) for url in wish.services))
     return tuple(service_checks(asked, own_version()))
+
+
+async def _backups(wish: Wish) -> tuple[Check, ...]:
+    if wish.backup is None:
+        return tuple(no_place())
+    try:
+        return (await in_time(partial(ask_backups, wish.backup), NETWORK_TIMEOUT_S),)
+    except TimeoutError:
+        do = "see whether the disk or the bucket answers"
+        return (fail("backup-age", f"no answer within {NETWORK_TIMEOUT_S:g} s", do, wish.backup),)
 
 
 async def _books(config: Config, ledger: Callable[[], Awaitable[Told]]) -> tuple[Check, ...]:

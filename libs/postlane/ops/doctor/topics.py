@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 
 from postlane.config import Environment
 from postlane.core.policy import Config
@@ -142,7 +143,9 @@ def prefix_check(prefix: str, missing: Collection[str], all_topics: Iterable[str
     if ending not in missing:
         return
     others = sorted(name.removesuffix("mail.requests") for name in all_topics if name.endswith("mail.requests"))
-    others = [other for other in others if other != prefix]
+    others = sorted(
+        (other for other in others if other != prefix), key=lambda o: -SequenceMatcher(None, o, prefix).ratio()
+    )
     if others:
         shown = ", ".join(repr(other) if other else "none" for other in others[:3])
         do = f"set POSTLANE_TOPIC_PREFIX to the right one ({shown}), or run `postlane topics apply` for a new one"
