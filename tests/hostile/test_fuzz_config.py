@@ -16,54 +16,12 @@ from tests.hostile.effort import EXAMPLES
 
 SECRET = "hunter2-Zk9Qx7"
 
-words = st.sampled_from(
-    [
-        "lanes",
-        "providers",
-        "bulk",
-        "p",
-        "host",
-        "port",
-        "password",
-        "tls",
-        "retry",
-        "topics",
-        "partitions",
-        "limits",
-        "domains",
-        "<<",
-        "*a",
-        "!!binary",
-        "--",
-        "---",
-        "...",
-        "1e999",
-        "0x_",
-        "2026-01-01",
-        "~",
-        ".inf",
-        "=",
-        "{",
-        "}",
-        "[",
-        "]",
-        "'",
-        "|",
-        ">",
-        "#",
-        "a: &a",
-        "!!python/object/apply:os.system [id]",
-        "- ",
-        "? ",
-        ": ",
-        "\n",
-        "\n  ",
-        "%YAML 1.1",
-        "\t",
-        "\x00",
-        '"',
-    ]
+_WORDS = (
+    "lanes|providers|bulk|p|host|port|password|tls|retry|topics|partitions|limits|domains|<<|*a|!!binary|--|---|...|"
+    "1e999|0x_|2026-01-01|~|.inf|=|{|}|[|]|'|>|#|a: &a|!!python/object/apply:os.system [id]|- |? |: |\n|\n  |%YAML 1.1|"
+    '\t|\x00|"'
 )
+words = st.sampled_from(_WORDS.split("|"))
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=10),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
