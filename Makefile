@@ -11,7 +11,7 @@ MINUTES ?= 10
 BIN    := .venv/bin
 STAMP  := .venv/.made-from
 
-.PHONY: help setup demo test check bench simulate model schemas lock clean chaos soak compare k8s-manifests k8s-test scale-test
+.PHONY: help secrets setup demo test check bench simulate model schemas docs dist lock clean chaos soak compare k8s-manifests k8s-test scale-test
 
 help:
 	@echo "make setup    .venv with everything in it, as locked in requirements/dev.txt"
@@ -24,10 +24,13 @@ help:
 	@echo "make soak     the same faults mixed for MINUTES=N; memory, files, threads and topics must be flat"
 	@echo "make compare  the same kills for Postlane, a naive consumer, Celery and Postfix, one kind of witness"
 	@echo "make model    explore the models of the protocols (ARGS=--long for the deep ones)"
+	@echo "make docs     the documentation site, into site/ (mkdocs, in an environment of its own)"
+	@echo "make dist     sdist, wheel and SBOM into dist/: built twice and compared, contents checked, installed"
 	@echo "make schemas  write schemas/ anew from the models; refuses what older records would not survive"
 	@echo "make k8s-manifests  write Strimzi's topics and users anew from the declarations in the code"
 	@echo "make k8s-test the manifests on a real cluster: give KUBECONFIG (a test cluster: it makes and deletes namespaces)"
 	@echo "make scale-test  sender processes under load, 1 to 4 to 2, and what membership costs (some minutes)"
+	@echo "make secrets  a random database password for docker compose, in ./secrets"
 	@echo "make lock     resolve requirements/*.txt anew (needs uv)"
 	@echo "make clean    remove .venv and caches"
 
@@ -44,6 +47,15 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@command -v mvn >/dev/null || test -d "$${POSTLANE_CACHE_DIR:-$$HOME/.cache/postlane}" || \
 		echo "setup: Maven (mvn) is missing; it fetches Apache Kafka's jars on first use" >&2
 	@touch $@
+
+# For docker compose on a developer's machine: readable files, since the container's user is another one.
+secrets: secrets/database-url
+
+secrets/database-url:
+	@mkdir -p secrets
+	@$(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24), end="")' > secrets/database-password
+	@printf 'postgresql+psycopg://postlane:%s@postgres:5432/postlane' "$$(cat secrets/database-password)" > $@
+	@echo "secrets: wrote secrets/database-password and secrets/database-url (not under version control)"
 
 demo: setup
 	$(BIN)/python -m demo $(ARGS)
@@ -84,6 +96,19 @@ model: setup
 schemas: setup
 	$(BIN)/python -m postlane.ops.schemas
 
+# mkdocs has dependencies of its own, which nothing else needs.
+DOCS_STAMP := .venv-docs/.made-from
+$(DOCS_STAMP): requirements/docs.txt
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --no-input --require-hashes -r requirements/docs.txt
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	.venv-docs/bin/mkdocs build --strict --quiet
+
+dist: setup
+	$(BIN)/python -m release
+
 LOCK := $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal \
 	--python-version 3.11 --no-header --extra all
 
@@ -100,6 +125,7 @@ lock:
 	$(LOCK) pyproject.toml --output-file requirements/runtime.txt
 	$(LOCK) pyproject.toml requirements/dev.in --output-file requirements/dev.txt
 	$(filter-out --extra all,$(LOCK)) requirements/docs.in --output-file requirements/docs.txt
+	$(filter-out --extra all,$(LOCK)) requirements/build.in --output-file requirements/build.txt
 	$(UV) pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --universal \
 		--python-version 3.11 --no-header requirements/compare.in --output-file requirements/compare.txt
 	@! grep -nE 'https?://|^--' requirements/*.txt || { echo "lock: a location got into a lock" >&2; exit 1; }

@@ -1,0 +1,1 @@
+"""Building a release: sdist, wheel and SBOM, reproducible, their contents checked (`make dist`)."""
