@@ -33,6 +33,8 @@ PARTITIONS = 12
 EVERY_S = 0.02  # a record for each partition
 STOPPED_S = 0.1  # a longer pause than this between two records of a partition is a stop
 WATCH_S = 16.0
+LONG_WATCH_S = 60.0  # the broker's session time-out of the consumer protocol is 45 s
+GONE = "static member goes for good"
 AWAY_S = 2.0
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "eager (range)": {"group.protocol": "classic", "partition.assignment.strategy": "range"},
@@ -123,7 +125,7 @@ class Group:
         longest = []
         for number in range(PARTITIONS):
             inside = sorted(t for t in self.read_at[number] if since - 0.5 <= t <= until)
-            longest.append(max((b - a for a, b in pairwise(inside)), default=until - since))
+            longest.append(max((b - a for a, b in pairwise([*inside, until])), default=until - since))
         return sorted(pause for pause in longest if pause > STOPPED_S)
 
 
@@ -139,7 +141,7 @@ def measure(bootstrap: str, name: str, static: bool, drain_s: float) -> None:
     changes: list[tuple[str, Callable[[], None]]] = [("nothing", lambda: None)]
     if static:
         changes.append(("static member away for 2 s", lambda: _away(group)))
-        changes.append(("static member goes for good", lambda: group.take("m2")))
+        changes.append((GONE, lambda: group.take("m2")))
     else:
         changes.append(("a member joins", lambda: group.add("m3")))
         changes.append(("a member leaves", lambda: group.take("m3")))
@@ -152,7 +154,8 @@ def measure(bootstrap: str, name: str, static: bool, drain_s: float) -> None:
         for what, change in changes:
             began = time.monotonic()
             change()
-            time.sleep(max(0.0, WATCH_S - (time.monotonic() - began)))
+            watch_s = LONG_WATCH_S if what == GONE else WATCH_S
+            time.sleep(max(0.0, watch_s - (time.monotonic() - began)))
             spans.append((what, began, time.monotonic()))
     finally:
         group.take_all()

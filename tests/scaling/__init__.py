@@ -1,0 +1,1 @@
+"""Scaling with real processes, each standing for a pod: `make scale-test`."""
