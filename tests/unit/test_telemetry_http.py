@@ -88,7 +88,10 @@ def test_silent_clients_do_not_pile_up() -> None:
         silent = [socket.create_connection(("127.0.0.1", http.port)) for _ in range(REQUESTS_AT_ONCE_MAX)]
         try:
             with socket.create_connection(("127.0.0.1", http.port), timeout=10) as extra:
-                assert extra.recv(1) == b""  # turned away at once, not queued behind the silent ones
+                extra.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+                assert extra.recv(12) == b"HTTP/1.0 200"  # not queued behind the silent ones
+            silent[0].settimeout(10)
+            assert silent[0].recv(1) == b""  # the oldest went
         finally:
             for connection in silent:
                 connection.close()

@@ -1,16 +1,19 @@
 """What a service says about itself over HTTP: `/livez`, `/readyz`, `/metrics`, in a thread of its own.
 
 A thread, not the service's event loop, so that a loop that hangs shows: it still answers, and says what is wrong.
+Whoever is slow cannot keep a probe out: a request has a time in all, and when there are too many the oldest goes.
 """
 
 from __future__ import annotations
 
+import io
 import secrets
 import socket
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError, version
-from threading import BoundedSemaphore, Thread
+from threading import Lock, Thread
 from typing import Any
 
 import orjson
@@ -20,7 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from postlane.core.errors import ConfigurationError
 
 REQUESTS_AT_ONCE_MAX = 16
-REQUEST_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 5.0  # to be asked; as long again for the answer to be taken
 _JSON = "application/json"
 
 
@@ -111,7 +114,8 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, answers: _Answers) -> None:
         self.answers = answers
-        self._slots = BoundedSemaphore(REQUESTS_AT_ONCE_MAX)
+        self._lock = Lock()
+        self._open: dict[socket.socket, None] = {}  # in the order in which they came
         if ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__((host, port), _Handler)
@@ -124,19 +128,48 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._slots.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+        with self._lock:
+            oldest = next(iter(self._open)) if len(self._open) >= REQUESTS_AT_ONCE_MAX else None
+            if oldest is not None:
+                del self._open[oldest]
+                _cut(oldest)
+            self._open[request] = None
         super().process_request(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._slots.release()
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no event of ours."""
+
+
+def _cut(connection: socket.socket) -> None:
+    """Its thread, which waits for it, ends at once."""
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it has gone by itself
+
+
+class _Bounded(io.RawIOBase):
+    """A socket to read from until a moment, however slowly its bytes come: a time-out for each read would never end
+    one that sends a byte now and then."""
+
+    def __init__(self, connection: socket.socket, until: float) -> None:
+        self._connection = connection
+        self._until = until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self._until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left_s)
+        return self._connection.recv_into(buffer)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -145,8 +178,14 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "postlane"
     sys_version = ""
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Bounded(self.connection, time.monotonic() + REQUEST_TIMEOUT_S))
+
     def do_GET(self) -> None:
         status, content_type, body = self.server.answers.to(self.path, self.headers.get("Accept") or "")
+        self.connection.settimeout(REQUEST_TIMEOUT_S)  # for the answer as a whole
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
