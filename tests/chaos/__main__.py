@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from postlane import Publisher
+from postlane.ops.drill.load import Load
 from tests.chaos import (  # noqa: F401
     faults_inputs,
     faults_network,
@@ -32,11 +34,10 @@ from tests.chaos import (  # noqa: F401
     soak,
 )
 from tests.chaos.documents import write_results
-from tests.chaos.load import Load
 from tests.chaos.nemesis import Nemesis, Row
 from tests.chaos.oracle import Oracle
 from tests.chaos.registry import FAULTS, NOT_INJECTED
-from tests.chaos.town import Town
+from tests.chaos.town import LANES, Town
 
 MIXED = "mixed"
 _FIRST_MAIL_TIMEOUT_S = 60.0
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", nargs="*", default=["all"], metavar="FAULT", help="names, `mixed`, or `all`")
-    parser.add_argument("--rate", type=float, default=30.0, help="mails a second")
+    parser.add_argument("--rate", type=float, default=20.0, help="mails a second")
     parser.add_argument("--mixed-seconds", type=float, default=90.0)
     parser.add_argument("--soak-minutes", type=float)
     parser.add_argument("--keep", type=Path, help="a folder for logs and data, kept afterwards")
@@ -88,11 +89,12 @@ def _running(folder: Path, seed: int, rate: float) -> Iterator[Nemesis]:
     """A town under load."""
     with Town(folder, seed) as town:
         oracle = Oracle(town)
-        load = Load(town.bootstrap, town.names.prefix, rate, seed)
+        publisher = Publisher(town.bootstrap, topic_prefix=town.names.prefix, timeout_s=10)
+        load = Load(publisher, rate, name=f"chaos-{seed}", lanes=LANES, seed=seed)
         load.start()
         try:
             deadline = time.monotonic() + _FIRST_MAIL_TIMEOUT_S
-            while not (oracle.catch_up() and oracle.entries):
+            while not (oracle.catch_up() and oracle.times):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"no mail was delivered within {_FIRST_MAIL_TIMEOUT_S:.0f} s")
                 time.sleep(0.5)
@@ -100,6 +102,7 @@ def _running(folder: Path, seed: int, rate: float) -> Iterator[Nemesis]:
         finally:
             with contextlib.suppress(Exception):
                 load.stop(15.0)
+                publisher.close(5.0)
             oracle.close()
 
 

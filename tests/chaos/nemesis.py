@@ -12,15 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.load import Accepted, Load
+from postlane.ops.drill.checkers import Broken
+from postlane.ops.drill.load import Accepted, Load
 from tests.chaos.oracle import Oracle
 from tests.chaos.registry import Fault
 from tests.chaos.town import Town
 
-BEFORE_S = 6.0  # of load without a fault, to know what is normal
+AFTER_S = 5.0  # of load after the healing, which belongs to the fault too
+BEFORE_S = 5.0  # of load without a fault, to know what is normal
 SETTLE_TIMEOUT_S = 120.0
 LEDGER_TIMEOUT_S = 45.0
 _WINDOW_S = 3.0  # over which throughput is taken
+_REPEATED = frozenset({"copies", "nothing from nowhere", "replay guard"})
 _NORMAL = 0.9  # of the rate at which mails are published
 _log = logging.getLogger("chaos")
 
@@ -120,9 +123,9 @@ class Nemesis:
     def end(self, row: Row) -> None:
         """No more mails; everything ever accepted is compared once more, and what is found goes to the last row."""
         self.load.stop()
-        snapshot = self.load.snapshot()
+        snapshot = self.load.accepted()
         row.lost += self._fresh([f"{m}: accepted and not settled" for m in self._until_settled(snapshot)])
-        row.other += self._fresh(self.oracle.passed())
+        row.other += self._fresh(self.oracle.problems_now(self.load.accepted()))
         self._judge(row, snapshot)
         self._ledger(row, snapshot)
 
@@ -150,28 +153,29 @@ class Nemesis:
     def _begin(self) -> dict[str, Accepted]:
         time.sleep(BEFORE_S)
         self.oracle.catch_up()
-        return self.load.snapshot()
+        return self.load.accepted()
 
     def _hold(self, row: Row, seconds: float) -> None:
         """While it lasts, look whether a position has passed an unsettled delivery."""
         until = time.monotonic() + seconds
         if seconds >= 4.0:
             time.sleep(seconds / 2)
-            row.other += self._fresh(self.oracle.passed())
+            row.other += self._fresh(self.oracle.problems_now(self.load.accepted()))
         time.sleep(max(0.0, until - time.monotonic()))
 
-    def _fresh(self, problems: Sequence[str]) -> list[str]:
-        found = [problem for problem in problems if problem not in self._told]
+    def _fresh(self, problems: Sequence[Broken | str]) -> list[str]:
+        found = [text for text in map(str, problems) if text not in self._told]
         self._told.update(found)
         return found
 
     def _finish(self, row: Row, before: dict[str, Accepted], began: float, healed: float, starts: Any) -> None:
         """Wait until what was accepted by now is settled and throughput is normal again; then compare per id."""
         row.held_s = round(healed - began, 1)
-        snapshot = self.load.snapshot()
+        time.sleep(AFTER_S)
+        snapshot = self.load.accepted()
         waiting = self._until_settled(snapshot)
         self._until_normal(row, healed)
-        row.other += self._fresh(self.oracle.passed())
+        row.other += self._fresh(self.oracle.problems_now(self.load.accepted()))
         row.lost += self._fresh([f"{m}: accepted and not settled" for m in waiting])
         self._judge(row, snapshot)
         self._ledger(row, snapshot)
@@ -196,22 +200,23 @@ class Nemesis:
             time.sleep(0.5)
 
     def _judge(self, row: Row, snapshot: dict[str, Accepted]) -> None:
-        for problem in self._fresh(self.oracle.problems(snapshot)):
-            if "lost" in problem or "not settled" in problem or "witness has no copy" in problem:
-                row.lost.append(problem)
-            elif "copies" in problem or "a copy" in problem:
-                row.repeated.append(problem)
+        for broken in self.oracle.problems(snapshot):
+            found = self._fresh([broken])
+            if broken.promise == "accepted is kept" or broken.said.endswith("the witness has no copy"):
+                row.lost += found
+            elif broken.promise in _REPEATED:
+                row.repeated += found
             else:
-                row.other.append(problem)
+                row.other += found
 
     def _ledger(self, row: Row, snapshot: dict[str, Accepted]) -> None:
         deadline = time.monotonic() + LEDGER_TIMEOUT_S
-        differs = ["unread"]
+        differs: list[Broken] = [Broken("the ledger is the fold of the log", "database", "it was not read")]
         while differs and time.monotonic() < deadline:
             try:
                 differs = self.oracle.ledger_differs(snapshot)
             except Exception as error:  # sqlite3's, while the ledger's disk is full
-                differs = [f"ledger: {type(error).__name__}: {error}"]
+                differs = [Broken("the ledger is the fold of the log", "database", f"{type(error).__name__}: {error}")]
             time.sleep(0.25)
         row.other += self._fresh(differs)
 
@@ -220,18 +225,18 @@ class Nemesis:
     ) -> None:
         mine = self.oracle.deliveries(m for m in snapshot if m not in before)
         row.accepted = len(snapshot) - len(before)
-        row.delivered = sum(1 for d in mine if "delivered" in d.terminal)
-        row.uncertain = sum(1 for d in mine if "uncertain" in d.terminal)
-        row.bounced = sum(1 for d in mine if "bounced" in d.terminal)
+        row.delivered = sum(1 for d in mine if "delivered" in d.ends)
+        row.uncertain = sum(1 for d in mine if "uncertain" in d.ends)
+        row.bounced = sum(1 for d in mine if "bounced" in d.ends)
         row.doubts = sum(d.doubts for d in mine)
-        row.resent_copies = sum(max(0, d.copies - 1) for d in mine)
-        times = [e.at for e in self.oracle.entries if e.accepted and e.at >= began - 1.0]
+        row.resent_copies = sum(max(0, len(d.copies) - 1) for d in mine)
+        times = [at for at in self.oracle.times if at >= began - 1.0]
         row.silence_s = round(max((b - a for a, b in itertools.pairwise(times)), default=0.0), 1)
         row.recover_s = next((round(at - healed, 1) for at in times if at >= healed), None)
 
     def _normal_after(self, healed: float) -> float | None:
         """From the healing to the beginning of the first _WINDOW_S in which deliveries keep up with what comes in."""
-        times = [e.at for e in self.oracle.entries if e.accepted and e.at >= healed]
+        times = [at for at in self.oracle.times if at >= healed]
         wanted = int(self.load.per_s * _WINDOW_S * _NORMAL)
         if len(times) < wanted:
             return None

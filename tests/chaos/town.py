@@ -35,7 +35,7 @@ BROKERS = 3
 PARTITIONS = 6
 ROUTERS, SENDERS = 2, 3
 LANES = ("transactional", "bulk")
-SMALL_DISK_MB = {"broker": 384, "store": 48}
+SMALL_DISK_MB = {"broker": 512, "ledger": 160, "router": 48}  # the ledger's write-ahead log alone may take 64
 BROKER_GID, SERVICE_GID = 60100, 60200  # BROKER_GID + i: see java/bin/java
 _HERE = Path(__file__).parent
 _PROVIDERS = ("primary", "backup")
@@ -157,8 +157,8 @@ class Town:
         """The last broker, the ledger and the first router have disks of their own; MB of each."""
         return {
             self.broker_data(BROKERS - 1): SMALL_DISK_MB["broker"],
-            self.database.parent: SMALL_DISK_MB["store"],
-            self.data("router-1"): SMALL_DISK_MB["store"],
+            self.database.parent: SMALL_DISK_MB["ledger"],
+            self.data("router-1"): SMALL_DISK_MB["router"],
         }
 
     def names_resolve(self, yes: bool) -> None:
