@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import orjson
 
-from postlane.core.events import Control, Intent, Seen
+from postlane.core.events import Control, Intent, Outcome, Seen
 from postlane.eventlog.codec import encode, headers
 from postlane.eventlog.ports import Outgoing, Received
 from postlane.eventlog.tables import control_key
@@ -24,6 +24,7 @@ from postlane.ops.backup.pending import REQUESTS, SEEN, Fate, Manner, Pending, P
 from postlane.ops.backup.target import TABLES
 
 SOURCE = "postlane/restore"
+GATE = "@restore"
 _PAUSE_OF_LANE = b"pause/lane/"
 _OLD_PARTS = 2  # a record on its way that has spent half of its topic's retention begins it anew
 
@@ -166,9 +167,13 @@ class Jobs:
         )
 
     def _gate(self, topic: str, full: str, number: int) -> Outgoing:
-        key = f"restore/{self._archive.newest.ident}".encode()
-        value = encode(Seen(digest="00" * 16, at=self._at)) if topic == SEEN else None
-        return Outgoing(full, number, key, value)
+        """An entry that makes a book non-empty; it is about no mail (a delivery id does not begin with @)."""
+        if topic == SEEN:
+            entry: Seen | Outcome = Seen(digest="00" * 16, at=self._at)
+        else:
+            entry = Outcome(delivery_id=GATE, hop=0, offset=-1, result="Restored", at=self._at)
+        kind = headers(type(entry), SOURCE, f"{topic}/{number}@{self._at.isoformat()}", self._at)
+        return Outgoing(full, number, f"{GATE}#0".encode(), encode(entry), kind)
 
     def _moved(self, record: Received, topic: str) -> Outgoing:
         """A record on its way: as it was, but not so old that retention takes it from under its reader."""

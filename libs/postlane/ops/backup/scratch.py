@@ -10,11 +10,10 @@ from postlane.eventlog.ports import Log, Partition, Received
 from postlane.eventlog.topics import TopicNames
 from postlane.ops.backup.archive import Archive
 from postlane.ops.backup.chunks import framed
-from postlane.ops.backup.jobs import Job, Jobs
+from postlane.ops.backup.jobs import GATE, Job, Jobs
 from postlane.ops.backup.pending import Fate, Manner, Pending
 from postlane.ops.backup.restore import READ_DEADLINE_S, Plan
 
-GATE = b"restore/"
 PAUSE = b"pause/lane/"
 
 
@@ -87,7 +86,7 @@ async def _found(log: Log, partition: Partition, keys_only: bool) -> _Sum:
     async for batch in log.read(partition, low, end, deadline_s=READ_DEADLINE_S):
         for record in batch:
             key = record.key or b""
-            if key.startswith((GATE, PAUSE)):
+            if key.startswith((GATE.encode(), PAUSE)):
                 continue  # the restore's own
             if keys_only:
                 total.add(Received("", 0, 0, 0, record.key, None))
