@@ -15,6 +15,7 @@ from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.ports import Log, Tail
 from postlane.eventlog.tables import ControlTable, TemplateTable
 from postlane.service import ServiceContext
+from postlane_sender.advice import Advice
 from postlane_sender.backlog import watch_backlog
 from postlane_sender.composer import Composer
 from postlane_sender.config import lanes_of, password_of, settings_of_tests
@@ -23,6 +24,7 @@ from postlane_sender.courier import OpenSession, Pool
 from postlane_sender.lane import LaneState
 from postlane_sender.link import Link
 from postlane_sender.loop import LaneLoop
+from postlane_sender.observations import Observations
 from postlane_sender.recorder import FlightRecorder, NoRecorder
 from postlane_sender.session import ProviderDown, limits_of, open_session, tls_context_of
 
@@ -39,8 +41,10 @@ class Sender:
         self._rules, self._failpoints = settings_of_tests()
         self._sessions = _sessions(list(context.config.providers.values()))
         self._life = str(uuid.uuid4())
+        self._observations = Observations(context.environment.instance_id, SystemClock())
         self._log: Log | None = None
         self._tails: list[Tail] = []
+        self._links: list[Link] = []
         self._loops: list[LaneLoop] = []
         self._recorders: dict[str, FlightRecorder | NoRecorder] = {}
         self._problem: str | None = "starting"
@@ -82,8 +86,10 @@ class Sender:
             rules=self._rules,
             failpoints=self._failpoints,
             tracer=context.tracer,
+            observer=self._observations,
         )
-        lane.courier = Pool(lane, self._sessions)
+        lane.courier = pool = Pool(lane, self._sessions)
+        self._links += pool.links
         return lane
 
     def _recorder(self, lane: str) -> FlightRecorder | NoRecorder:
@@ -103,10 +109,12 @@ class Sender:
     async def run(self) -> None:
         running = [asyncio.create_task(loop.run(), name=loop.lane.name) for loop in self._loops]
         watching = asyncio.create_task(watch_backlog([loop.lane for loop in self._loops]), name="backlog")
+        advising = asyncio.create_task(self._advice().run(self._links), name="advice")
         try:
             await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             watching.cancel()
+            advising.cancel()
             await self.stop()  # one lane that cannot go on ends the process: the others let go in order
             ended = await asyncio.gather(*running, return_exceptions=True)
             self._loops = []
@@ -115,12 +123,18 @@ class Sender:
             if isinstance(error, BaseException):
                 raise error
 
+    def _advice(self) -> Advice:
+        assert self._log is not None
+        context = self._context
+        names, metrics = context.environment.names, context.metrics.sender
+        return Advice(self._log, names, context.config, self._observations, metrics, SystemClock())
+
     async def stop(self) -> None:
         for loop in self._loops:
             loop.stop()
 
     async def _let_go(self) -> None:
-        loops, self._loops = self._loops, []
+        loops, self._loops, self._links = self._loops, [], []
         for loop in loops:
             await loop.abandon()
         tails, self._tails = self._tails, []

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from postlane.core.breaker import BreakerState
 from postlane.core.health_facts import Figures, ProviderHealth
@@ -119,7 +119,7 @@ def summarise(
     )
 
 
-def _figures(verdict: Verdict, sums: Sums) -> dict[str, object]:
+def _figures(verdict: Verdict, sums: Sums) -> dict[str, Any]:
     def rounded(q: float) -> float | None:
         seconds = sums.answers.quantile(q)
         return None if seconds is None else float(f"{seconds:.3g}")

@@ -67,7 +67,10 @@ class Sketch:
         for bucket, n in sorted(self._counts.items()):
             seen += n
             if seen >= rank:
-                break
-        if bucket == 0:
-            return FIRST_S
-        return float(2 * FIRST_S * FACTOR**bucket / (FACTOR + 1))
+                return _middle_s(bucket)
+        return None
+
+
+def _middle_s(bucket: int) -> float:
+    """The time that is no further than RELATIVE_ERROR from any in the bucket."""
+    return FIRST_S if bucket == 0 else float(2 * FIRST_S * FACTOR**bucket / (FACTOR + 1))

@@ -13,11 +13,10 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from postlane.eventlog.errors import LogError, Retriable
 from postlane.eventlog.kafka_config import LIBRARY_LOG, Conf
 from postlane.eventlog.kafka_errors import describe, translate
-from postlane.eventlog.ports import Outgoing
+from postlane.eventlog.ports import CLOSE_TIMEOUT_S, Outgoing
 from postlane.eventlog.worker import Worker
 
 _POLL_S = 0.1
-_CLOSE_TIMEOUT_S = 10.0
 _Outcome = tuple["asyncio.Future[tuple[int, int]]", KafkaError | None, int, int]
 _log = logging.getLogger(__name__)
 
@@ -25,8 +24,9 @@ _log = logging.getLogger(__name__)
 class KafkaAppender:
     """Fills `ports.Appender`. One thread serves delivery reports; a fatal error rebuilds the producer."""
 
-    def __init__(self, conf: Conf) -> None:
+    def __init__(self, conf: Conf, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         self._conf = conf
+        self._close_timeout_s = close_timeout_s
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._done: deque[_Outcome] = deque()
@@ -58,7 +58,7 @@ class KafkaAppender:
     async def close(self) -> None:
         if self._closing.is_set():
             return
-        await self._aside.call(self._producer.flush, _CLOSE_TIMEOUT_S)
+        await self._aside.call(self._producer.flush, self._close_timeout_s)
         self._closing.set()
         await self._aside.call(self._thread.join)
         self._aside.stop()

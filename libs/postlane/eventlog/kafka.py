@@ -12,7 +12,7 @@ from postlane.eventlog.appender import KafkaAppender
 from postlane.eventlog.consumer import KafkaMember
 from postlane.eventlog.kafka_config import ClientConfig, check_options
 from postlane.eventlog.leave import remove_static_member
-from postlane.eventlog.ports import Listener, Partition, Received
+from postlane.eventlog.ports import CLOSE_TIMEOUT_S, Listener, Partition, Received
 from postlane.eventlog.producer import KafkaTransactor
 from postlane.eventlog.reader import Readers
 from postlane.eventlog.tail import KafkaTail
@@ -74,8 +74,8 @@ class KafkaLog:
         self._opened.append(transactor)
         return transactor
 
-    def appender(self) -> KafkaAppender:
-        appender = KafkaAppender(self._config.appender())
+    def appender(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> KafkaAppender:
+        appender = KafkaAppender(self._config.appender(), close_timeout_s)
         self._opened.append(appender)
         return appender
 

@@ -15,7 +15,7 @@ from postlane.eventlog.memory_faults import Faults, Process
 from postlane.eventlog.memory_member import MemoryMember
 from postlane.eventlog.memory_producer import MemoryAppender, MemoryTransactor
 from postlane.eventlog.memory_tail import MemoryTail
-from postlane.eventlog.ports import Listener, Partition, Received
+from postlane.eventlog.ports import CLOSE_TIMEOUT_S, Listener, Partition, Received
 
 READ_BATCH_MAX = 1_000
 
@@ -124,7 +124,7 @@ class MemoryLog:
         self._opened.append(transactor)
         return transactor
 
-    def appender(self) -> MemoryAppender:
+    def appender(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> MemoryAppender:
         appender = MemoryAppender(self.cluster, self.process)
         self._opened.append(appender)
         return appender

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+CLOSE_TIMEOUT_S = 10.0
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -207,7 +208,8 @@ class Log(Protocol):
     async def transactor(self, transactional_id: str) -> Transactor:
         """A ready transactional producer: InitProducerId has run, which fences an older process of that id."""
 
-    def appender(self) -> Appender: ...
+    def appender(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> Appender:
+        """`close_timeout_s`: how long `close` waits for acknowledgements that are still to come."""
 
     def tail(self, topic: str, apply: Callable[[Received], None]) -> Tail: ...
 

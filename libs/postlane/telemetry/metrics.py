@@ -138,6 +138,12 @@ class SenderMetrics:
         self.partitions = make.gauges("partitions", "partitions owned", "lane")
         self.breaker_state = make.gauges("breaker_state", "0 closed, 1 half open, 2 open", "lane", "provider")
         self.connections = make.gauges("connections", "open SMTP sessions", "lane", "provider")
+        self.provider_hint = make.gauges(
+            "provider_hint", "what the fleet says: 0 nothing, 1 up, 2 degraded, 3 down", "provider"
+        )
+        self.observations_total = make.counters(
+            "observations_total", "seconds of a provider, by whether they were published", "outcome"
+        )
 
 
 class LedgerMetrics:
