@@ -31,6 +31,7 @@ from postlane.telemetry.metrics import SenderMetrics
 from postlane.telemetry.tracing import OFF, Tracer
 from postlane_sender import tracing
 from postlane_sender.failpoints import Failpoints
+from postlane_sender.observations import Observer, Unobserved
 
 
 class Write(Enum):
@@ -121,6 +122,7 @@ class LaneState:
     rules: Rules = field(default_factory=Rules)
     failpoints: Failpoints = field(default_factory=Failpoints)
     tracer: Tracer = OFF
+    observer: Observer = field(default_factory=Unobserved)
     partitions: int = 1  # of every topic that a mail travels through
     membership: Membership | None = None
     books: dict[int, Book] = field(default_factory=dict)

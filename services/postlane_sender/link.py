@@ -149,6 +149,8 @@ class Link:
     def _no_session(self, reason: str, *, throttled: bool = False) -> None:
         lane = self.pool.lane
         _log.warning("no session", extra={"lane": lane.name, "provider": self.name, "reason": reason})
+        if not throttled:
+            lane.observer.unreached(self.name)
         self.not_before = lane.clock.monotonic() + OPEN_AGAIN_S
         if throttled:
             self.breaker.throttled()
@@ -251,11 +253,14 @@ class Link:
         return f"{self._header}{item.mail.delivery_id}\r\n".encode() + answer
 
     def dot_sent(self, conn: Connection, item: Any) -> None:
-        self.pool.lane.dot_sent(item)
+        lane = self.pool.lane
+        lane.observer.dot_sent(self.name, item)
+        lane.dot_sent(item)
 
     def finished(self, conn: Connection, item: Any, result: Result) -> None:
         self.load[conn] -= 1
         kind = self._learn(result)
+        self.pool.lane.observer.result(self.name, item, result)
         if not self.pool.holds(item):
             return  # it was taken back
         if item.stage is Stage.FRESH:
@@ -284,6 +289,7 @@ class Link:
             _log.info("session ended", extra={"lane": lane.name, "provider": self.name, "reason": closed.reason})
             if closed.cause is Cause.SERVER_CLOSING:
                 self.breaker.throttled()
+            lane.observer.unreached(self.name)
             self.failed()
         if self.queue:
             self.open_more()
