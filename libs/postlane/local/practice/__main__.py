@@ -42,9 +42,24 @@ async def _serve(arguments: argparse.Namespace, listeners: dict[str, int], optio
     server = PracticeServer(
         arguments.ledger, listeners, http_port=arguments.http_port, host=arguments.host, options=options
     )
+    if arguments.auth_file is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _rotate, arguments.auth_file, options, server)
     async with server:
         print(json.dumps({"smtp": server.ports, "http": server.url, "ledger": str(arguments.ledger)}), flush=True)
         await stop.wait()
+
+
+def _rotate(auth_file: Path, options: Options, server: PracticeServer) -> None:
+    """SIGHUP: the credentials as the file has them now; sessions of those that changed are closed."""
+    try:
+        users = _users(auth_file)
+    except (OSError, ValueError) as error:
+        print(f"practice: the credentials stay as they were: {error}", file=sys.stderr, flush=True)
+        return
+    changed = {name for name, password in options.users.items() if users.get(name) != password}
+    options.users.clear()
+    options.users.update(users)
+    server.expire(changed)
 
 
 def _run(serve: Coroutine[Any, Any, None]) -> None:
@@ -95,14 +110,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         tls.load_cert_chain(arguments.tls_cert, arguments.tls_key)
     elif arguments.implicit_tls:
         raise ValueError("--implicit-tls needs --tls-cert")
-    users = {}
-    if arguments.auth_file is not None:
-        for line in arguments.auth_file.read_text().splitlines():
-            name, colon, password = line.partition(":")
-            if colon:
-                users[name] = password
-        if not users:
-            raise ValueError(f"{arguments.auth_file} has no line user:password")
+    users = {} if arguments.auth_file is None else _users(arguments.auth_file)
     return Options(
         pipelining=not arguments.no_pipelining,
         tls=tls,
@@ -112,6 +120,17 @@ def _options(arguments: argparse.Namespace) -> Options:
         data_always=arguments.data_always_354,
         record_rejected=arguments.record_rejected,
     )
+
+
+def _users(auth_file: Path) -> dict[str, str]:
+    users = {}
+    for line in auth_file.read_text().splitlines():
+        name, colon, password = line.partition(":")
+        if colon:
+            users[name] = password
+    if not users:
+        raise ValueError(f"{auth_file} has no line user:password")
+    return users
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ class Connection(asyncio.Protocol):
         """The client is there."""
         raise NotImplementedError
 
+    @property
+    def user(self) -> str | None:
+        """Who has logged in."""
+        return None
+
     # -- what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

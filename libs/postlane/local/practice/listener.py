@@ -7,7 +7,7 @@ import contextlib
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from postlane.local.practice.connection import Connection
@@ -31,7 +31,7 @@ class Options:
     pipelining: bool = True
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
-    users: Mapping[str, str] = field(default_factory=dict)
+    users: dict[str, str] = field(default_factory=dict)
     size_max_bytes: int = SIZE_MAX_BYTES
     data_always: bool = False
     record_rejected: bool = False
@@ -98,6 +98,12 @@ class Listener:
         for session in list(self.sessions):
             if session.active_at < stale and not session.hanging:
                 session.close(b"421 4.4.2 Idle for too long")
+
+    def expire(self, users: Collection[str]) -> None:
+        """End the sessions of these users."""
+        for session in list(self.sessions):
+            if session.user in users:
+                session.close(b"421 4.7.0 Credentials are no longer valid")
 
     # -- what sessions ask
 

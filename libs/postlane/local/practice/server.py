@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -100,6 +100,11 @@ class PracticeServer:
         gone = self.faults.remove(rule_id)
         await self._apply()
         return gone
+
+    def expire(self, users: Collection[str]) -> None:
+        """Credentials changed: end the sessions of these users."""
+        for listener in self._listeners:
+            listener.expire(users)
 
     def status(self) -> dict[str, Any]:
         """Listeners, counters and the size of the ledger."""

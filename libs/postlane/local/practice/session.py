@@ -43,6 +43,11 @@ class Session(Connection):
         self._sender: str | None = None
         self._rcpts: list[str] = []
 
+    @property
+    def user(self) -> str | None:
+        """Who has logged in."""
+        return self._auth.user
+
     # -- reading
 
     def _opened(self) -> None:
