@@ -21,14 +21,14 @@ from typing import Any
 import orjson
 import pytest
 import yaml
+from tests.throwaway_postgresql import NoPostgreSQL, ThrowawayPostgreSQL
+from tests.unit.test_compose_file import BODY, OURS, ROOT
 
 from postlane import Mail, Publisher
 from postlane.local import ports
 from postlane.local.kafka import KafkaCluster
 from postlane.local.practice import PracticeControl
 from postlane.service import PORTS
-from tests.throwaway_postgresql import NoPostgreSQL, ThrowawayPostgreSQL
-from tests.unit.test_compose_file import BODY, OURS, ROOT
 
 pytestmark = pytest.mark.kafka
 
@@ -49,7 +49,8 @@ def test_the_image_is_made_of_what_is_locked() -> None:
     assert len(installs) == 3
     for options in installs:
         assert "--require-hashes" in options or "--no-index" in options, options
-    assert re.search(r"^ARG BASE=", text, re.M) and len(re.findall(r"^FROM \$\{BASE\}", text, re.M)) == 2
+    assert re.search(r"^ARG BASE=", text, re.M)
+    assert len(re.findall(r"^FROM \$\{BASE\}", text, re.M)) == 2
     assert text.rindex("FROM") == text.index("FROM ${BASE} AS service"), "what `docker build .` makes is the service"
     kept = (ROOT / ".dockerignore").read_text().split()
     for copied in re.findall(r"^COPY (?!--from)(.*)$", text, re.M):
@@ -98,7 +99,7 @@ class Containers:
 
     def command(self, name: str) -> list[str]:
         words = [str(word) for word in BODY["services"][name]["command"]]
-        there = {"/data/": f"{self._data(name)}/", "0.0.0.0": "127.0.0.1", "8025": str(self.http["practice"])}  # noqa: S104
+        there = {"/data/": f"{self._data(name)}/", "0.0.0.0": "127.0.0.1", "8025": str(self.http["practice"])}
         there |= {f"={old}": f"={new}" for old, new in self._smtp.items()}
         for old, new in there.items():
             words = [word.replace(old, new) for word in words]
@@ -212,5 +213,6 @@ def test_the_image_healthcheck_finds_the_service_by_itself(containers: Container
     command = orjson.loads(re.search(r"HEALTHCHECK .* CMD (\[.*\])", text)[1])  # type: ignore[index]
     environment = {**containers.environment("router"), "POSTLANE_HTTP_PORT": str(ports.free_port())}
     nobody = subprocess.run(command, env=environment, capture_output=True, timeout=30, check=False)
-    assert nobody.returncode == 1 and b"nothing answers" in nobody.stdout
+    assert nobody.returncode == 1
+    assert b"nothing answers" in nobody.stdout
     assert PORTS.keys() >= set(OURS)
