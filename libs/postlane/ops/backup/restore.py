@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 import orjson
 
 from postlane.core.policy import Config
+from postlane.eventlog.errors import Retriable, UnknownTopic
 from postlane.eventlog.ports import Committed, Log, Partition
 from postlane.eventlog.topics import TopicNames
 from postlane.ops.backup.archive import Archive
@@ -27,7 +29,7 @@ from postlane.ops.backup.jobs import Item, Job, Jobs
 from postlane.ops.backup.pending import REQUESTS, Manner, Pending
 from postlane.ops.backup.progress import Begun, Done, Progress, restores_topic
 from postlane.ops.backup.target import Target, check_at_rest, check_topics
-from postlane.ops.topics import apply, plan
+from postlane.ops.topics import USABLE_ASK_AGAIN_S, USABLE_TIMEOUT_S, apply, plan
 
 BATCH_RECORDS_MAX = 2_000
 BATCH_MAX_BYTES = 4_000_000
@@ -165,7 +167,19 @@ class Restorer:
         want, found = await plan(self._admin, self._names, self._config)
         await apply(self._admin, want, [d for d in found if d.action == "create"])
         await self._admin.create_topics([restores_topic(self._names)], want.replication)
-        await self._admin.high_watermarks([Partition(restores_topic(self._names).name, 0)])
+        await self._until_known(Partition(restores_topic(self._names).name, 0))
+
+    async def _until_known(self, partition: Partition) -> None:
+        """Brokers hear of a new topic one after the other, and tell of it in one answer before they do in another."""
+        for left in reversed(range(int(USABLE_TIMEOUT_S / USABLE_ASK_AGAIN_S))):
+            try:
+                await self._log.partition_count(partition.topic)
+                await self._log.high_watermarks([partition])
+                return
+            except (UnknownTopic, Retriable):
+                if not left:
+                    raise
+            await asyncio.sleep(USABLE_ASK_AGAIN_S)
 
     # -------------------------------------------------------------------------------------------------------- jobs
 
