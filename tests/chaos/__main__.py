@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", nargs="*", default=["all"], metavar="FAULT", help="names, `mixed`, or `all`")
-    parser.add_argument("--rate", type=float, default=20.0, help="mails a second")
+    parser.add_argument("--rate", type=float, default=15.0, help="mails a second")
     parser.add_argument("--mixed-seconds", type=float, default=90.0)
     parser.add_argument("--soak-minutes", type=float)
     parser.add_argument("--keep", type=Path, help="a folder for logs and data, kept afterwards")

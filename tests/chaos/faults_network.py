@@ -13,17 +13,17 @@ from tests.chaos.town import BROKER_GID, BROKERS, Town
 _NAMESPACES = ("namespaces",)
 
 
-@fault(12.0, touches=("sender",), needs=_NAMESPACES)
+@fault(18.0, touches=("sender",), needs=_NAMESPACES)
 def partition_sender_from_kafka(town: Town, dice: random.Random) -> Iterator[str]:
-    """a sender cut off from every broker, for twice its session"""
+    """a sender cut off from every broker, for longer than its session"""
     name = dice.choice(town.of("sender"))
     with network.cut(town.gid(name), town.broker_ports()):
         yield name
 
 
-@fault(12.0, touches=("router",), needs=_NAMESPACES)
+@fault(18.0, touches=("router",), needs=_NAMESPACES)
 def partition_router_from_kafka(town: Town, dice: random.Random) -> Iterator[str]:
-    """a router cut off from every broker, for twice its session"""
+    """a router cut off from every broker, for longer than its session"""
     name = dice.choice(town.of("router"))
     with network.cut(town.gid(name), town.broker_ports()):
         yield name

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 from tests.chaos.registry import fault
 from tests.chaos.town import BROKERS, Town
 
-_FROZEN_S = 12.0  # twice the session time-out
+_FROZEN_S = 18.0  # longer than the session time-out (10 s) and the intents' time to live (7 s) together
 _IN_SYNC_TIMEOUT_S = 120.0
 
 
@@ -64,19 +64,19 @@ def kill_ledger(town: Town, dice: random.Random) -> Iterator[str]:
 
 @fault(_FROZEN_S, touches=("sender",))
 def freeze_sender(town: Town, dice: random.Random) -> Iterator[str]:
-    """SIGSTOP to a sender for twice its session, SIGCONT"""
+    """SIGSTOP to a sender for longer than its session, SIGCONT"""
     yield from _freeze(town, dice, "sender")
 
 
 @fault(_FROZEN_S, touches=("router",))
 def freeze_router(town: Town, dice: random.Random) -> Iterator[str]:
-    """SIGSTOP to a router for twice its session, SIGCONT"""
+    """SIGSTOP to a router for longer than its session, SIGCONT"""
     yield from _freeze(town, dice, "router")
 
 
 @fault(_FROZEN_S, touches=("ledger",))
 def freeze_ledger(town: Town, dice: random.Random) -> Iterator[str]:
-    """SIGSTOP to the ledger for twice its session, SIGCONT"""
+    """SIGSTOP to the ledger for longer than its session, SIGCONT"""
     yield from _freeze(town, dice, "ledger")
 
 
