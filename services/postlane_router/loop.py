@@ -34,7 +34,7 @@ from postlane_router.clock import Clock
 from postlane_router.config import RouterSettings
 from postlane_router.deciding import Decider
 from postlane_router.measures import Measures
-from postlane_router.ownership import Ownership
+from postlane_router.ownership import POSITION_MARK, Ownership
 from postlane_router.store import DAY_S, Applied, SeenStore, StoreBroken
 from postlane_router.tables import RouterTables
 
@@ -275,7 +275,7 @@ class Router:
         if membership is None or self._transactor is None or not membership.partitions.issuperset(batch.offsets):
             self._own.rewind()
             return False
-        offsets = {partition: Committed(offset, "") for partition, offset in batch.offsets.items()}
+        offsets = {partition: Committed(offset, POSITION_MARK) for partition, offset in batch.offsets.items()}
         committing = self._timed(self._transactor, Transaction(batch.records, offsets, membership))
         self._under_way = batch, asyncio.get_running_loop().create_task(committing, name="commit")
         self._own.read(batch.offsets)

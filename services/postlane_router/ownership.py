@@ -25,6 +25,7 @@ from postlane_router.store import DAY_S, Applied, Entry, SeenStore, StoreBroken
 
 log = logging.getLogger("postlane.router")
 
+POSITION_MARK = "R1"  # metadata of the positions that a router commits; one that a tool has reset has none
 CLOSED_AGAIN_FACTOR = 10  # how much longer than for a passing failure one waits where a person has to act
 
 
@@ -225,6 +226,7 @@ class Ownership:
                     f"{where}: committed position {committed.offset} lies below the start of the log ({begin}): "
                     "records were deleted before they were read; run `postlane doctor`"
                 )
+            self._check_not_reset(partition, committed, begin, end)
             return max(committed.offset, begin)
         applied = self._store.applied(partition.number)
         if applied is not None and applied.entries > 0 and end > begin:
@@ -234,6 +236,23 @@ class Ownership:
                 "run `postlane doctor`"
             )
         return begin
+
+    def _check_not_reset(self, partition: Partition, committed: Committed, begin: int, end: int) -> None:
+        """Raises FailClosed for a position at the beginning that no router committed, where one has worked before.
+
+        Routers of earlier versions committed no mark: their positions are taken, unless they say "from the beginning",
+        which is what a reset by mistake says. For requests the memory of keys would stop most of it, but only as far
+        back as it reaches; what is read again from a delay topic nothing else would stop.
+        """
+        if committed.metadata == POSITION_MARK or committed.offset > begin or end <= begin:
+            return
+        applied = self._store.applied(partition.number)
+        if applied is not None and applied.entries > 0:
+            raise FailClosed(
+                f"{partition.topic}[{partition.number}]: the committed position {committed.offset} is the beginning of "
+                f"the log and is not a router's, but {self._names.seen}[{partition.number}] shows that it was read "
+                "before (offsets reset by another tool?): starting over could mail again; run `postlane doctor`"
+            )
 
     async def _catch_up(self, partition: Partition, begin: int, end: int) -> None:
         """Apply `mail.seen` of one partition to the store, up to `end`. What was applied stays when this fails."""
