@@ -19,6 +19,7 @@ from postlane.ops.backup import restore as restoring
 from postlane.ops.backup.errors import Foreign, Refused
 from postlane.ops.backup.pending import Manner
 from postlane.ops.backup.scratch import compare
+from postlane_router.ownership import POSITION_MARK
 from postlane_sender.takeover import floor_of, metadata
 
 DISPATCH, STATE = f"mail.dispatch.{w.LANE}", f"mail.state.{w.LANE}"
@@ -94,6 +95,7 @@ def test_everything_is_put_back_as_it_was(tmp_path: Path) -> None:
             sender = new.admin.positions[new.names.sender_group(w.LANE)][Partition(new.names.dispatch(w.LANE), n)]
             assert sender == Committed(0, metadata(0))
             assert floor_of(sender.metadata) == 0
+            assert position.metadata == POSITION_MARK
             assert len(new.records("mail.delay.1h", n)) == 1
         assert (await compare(new.log, new.names, archive_of(directory(tmp_path)), made, 7)).differences == []
 

@@ -35,6 +35,7 @@ BATCH_RECORDS_MAX = 2_000
 BATCH_MAX_BYTES = 4_000_000
 READ_DEADLINE_S = 600.0
 FLOOR_MARK = "S1:"  # what the senders' commit metadata begins with (postlane_sender.takeover)
+ROUTER_MARK = "R1"  # what the router's is (postlane_router.ownership)
 Told = Callable[[str, int, int], None]  # (what, records written so far, about how many)
 
 
@@ -250,10 +251,10 @@ class Restorer:
             positions = {dispatch[n]: Committed(low[dispatch[n]], f"{FLOOR_MARK}{low[state[n]]}") for n in numbers}
             await self._admin.set_group_offsets(self._names.sender_group(lane), positions)
         delays = [Partition(topic, n) for topic in self._names.delays for n in numbers]
-        router = {p: Committed(o, "") for p, o in (await self._admin.low_watermarks(delays)).items()}
+        router = {p: Committed(o, ROUTER_MARK) for p, o in (await self._admin.low_watermarks(delays)).items()}
         for number in numbers:
             split = progress.of(Job("requests", REQUESTS, number).name).split or 0
-            router[Partition(self._names.requests, number)] = Committed(split, "")
+            router[Partition(self._names.requests, number)] = Committed(split, ROUTER_MARK)
         await self._admin.set_group_offsets(self._names.router_group, router)
 
 
