@@ -199,6 +199,8 @@ class Ownership:
         seen = [Partition(self._names.seen, p.number) for p in unready if p.topic == self._names.requests]
         ends = await self._cluster.high_watermarks([*seen, *unready])
         begins = await self._cluster.low_watermarks([*seen, *unready])
+        if seen:
+            await self._same_topic()
         for partition in seen:
             await self._catch_up(partition, begins[partition], ends[partition])
         closed = []
@@ -236,6 +238,18 @@ class Ownership:
                 "run `postlane doctor`"
             )
         return begin
+
+    async def _same_topic(self) -> None:
+        """The store's positions mean something only in the topic that they were made in. Raises FailClosed."""
+        topic = self._names.seen
+        current, known = await self._cluster.topic_id(topic), self._store.origin()
+        if known is None:
+            self._store.adopt(current)
+        elif known != current:
+            raise FailClosed(
+                f"{topic} was deleted and made anew (its id is {current}, {known} was applied): the keys that it held "
+                "are known here only; run `postlane doctor`, see docs/disaster.md"
+            )
 
     def _check_not_reset(self, partition: Partition, committed: Committed, begin: int, end: int) -> None:
         """Raises FailClosed for a position at the beginning that no router committed, where one has worked before.

@@ -20,6 +20,7 @@ DAY_S = 86_400
 _DAY = "day-"
 _POSITION = struct.Struct(">qq")
 _BLOOM_BITS = 10
+_ORIGIN = b"origin"
 
 
 class StoreBroken(Exception):
@@ -57,6 +58,12 @@ class SeenStore(Protocol):
     def applied(self, partition: int) -> Applied | None:
         """None where nothing was ever applied."""
 
+    def origin(self) -> str | None:
+        """Which topic the positions belong to; None before the first `adopt`."""
+
+    def adopt(self, origin: str) -> None:
+        """The positions belong to the topic of this id."""
+
     def forget(self, before_day: int) -> None:
         """Drop the entries of earlier days."""
 
@@ -75,6 +82,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._entries: dict[bytes, tuple[bytes, int]] = {}
         self._applied: dict[int, Applied] = {}
+        self._origin: str | None = None
 
     def find(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         known = self._entries
@@ -88,6 +96,12 @@ class MemoryStore:
     def applied(self, partition: int) -> Applied | None:
         return self._applied.get(partition)
 
+    def origin(self) -> str | None:
+        return self._origin
+
+    def adopt(self, origin: str) -> None:
+        self._origin = origin
+
     def forget(self, before_day: int) -> None:
         self._entries = {key: entry for key, entry in self._entries.items() if entry[1] >= before_day}
 
@@ -97,6 +111,7 @@ class MemoryStore:
     def reset(self) -> None:
         self._entries.clear()
         self._applied.clear()
+        self._origin = None
 
     def close(self) -> None:
         """Nothing to let go."""
@@ -158,6 +173,19 @@ class RocksStore:
         except Exception as error:
             raise StoreBroken(str(error)) from error
         return None if value is None else Applied(*_POSITION.unpack(value))
+
+    def origin(self) -> str | None:
+        try:
+            value = self._db.get(_ORIGIN)
+        except Exception as error:
+            raise StoreBroken(str(error)) from error
+        return None if value is None else bytes(value).decode()
+
+    def adopt(self, origin: str) -> None:
+        try:
+            self._db.put(_ORIGIN, origin.encode())
+        except Exception as error:
+            raise StoreBroken(str(error)) from error
 
     def forget(self, before_day: int) -> None:
         try:

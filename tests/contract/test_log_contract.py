@@ -228,6 +228,9 @@ async def test_a_topic_that_does_not_exist_is_said_so(bench: Bench) -> None:
         await log.high_watermarks([Partition("contract-nowhere", 0)])
     topic = await bench.topic(3)
     assert await log.partition_count(topic) == 3
+    assert await log.topic_id(topic) == await log.topic_id(topic) != ""
+    with pytest.raises(UnknownTopic):
+        await log.topic_id("contract-nowhere")
 
 
 async def test_offsets_at_a_time(bench: Bench) -> None:

@@ -532,3 +532,33 @@ def test_what_becomes_too_large_is_found_and_dead_lettered() -> None:
         await router.stop()
 
     run(main())
+
+
+def test_a_changelog_made_anew_is_told_by_its_id_however_long_it_has_grown() -> None:
+    """Its positions lie beyond what the store has applied: offsets alone would not show that it is another topic."""
+
+    async def main() -> None:
+        world = World()
+        store = MemoryStore()
+        router = world.router(store=store)
+        for n in range(6):
+            world.publish(f"a{n}")
+        await world.all_read()
+        await router.stop()
+
+        world.cluster.delete_topic(NAMES.seen)
+        world.cluster.create_topic(NAMES.seen, PARTITIONS)
+        for n in range(200):
+            world.cluster.write(Outgoing(NAMES.seen, n % PARTITIONS, b"foreign-%d" % n, b"{}"))
+        message = world.publish("b")
+        again = world.router("r2", store=store)
+        await world.until(lambda: "made anew" in (again.router.not_ready() or ""))
+        assert message not in world.dispatched(), "it stands still until a person has looked"
+        await again.kill()
+
+        fresh = world.router("r3", store=MemoryStore())
+        await world.all_read()
+        assert message in world.dispatched(), "a store without a past takes the topic as it is"
+        await fresh.stop()
+
+    run(main())

@@ -114,3 +114,20 @@ def test_a_flipped_bit_is_told_not_believed(tmp_path: Path) -> None:
     else:
         assert again.applied(1) is None or list(found) == [b"d" + key for key in keys]
     again.close()
+
+
+def test_it_knows_whose_positions_it_keeps(store: SeenStore) -> None:
+    assert store.origin() is None
+    store.adopt("topic-1")
+    assert store.origin() == "topic-1"
+    store.reset()
+    assert store.origin() is None
+
+
+def test_the_origin_survives_closing(tmp_path: Path) -> None:
+    store = rocks(tmp_path)
+    store.adopt("topic-1")
+    store.close()
+    again = rocks(tmp_path)
+    assert again.origin() == "topic-1"
+    again.close()

@@ -75,6 +75,15 @@ class ClusterState:
     brokers: tuple[Broker, ...] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterHealth:
+    """What one request for metadata tells; partitions of topics that we may not see are not counted."""
+
+    brokers: int
+    under_replicated: int  # partitions with fewer in-sync replicas than replicas
+    offline: int  # partitions without a leader
+
+
 class KafkaAdmin:
     """Asks and alters; every call is bounded by `timeout_s` and raises Unreachable, Retriable or Fatal."""
 
@@ -163,6 +172,10 @@ class KafkaAdmin:
         described = await self._all(futures, "describe topic")
         return len(described[topic].partitions)
 
+    async def topic_id(self, topic: str) -> str:
+        futures = self._client.describe_topics(TopicCollection([topic]), request_timeout=self._timeout_s)
+        return str((await self._all(futures, "describe topic"))[topic].topic_id)
+
     async def topics(self, names: Iterable[str] | None = None) -> dict[str, TopicState]:
         """Topics with their own options; all but internal ones without `names`, else those of them that exist."""
         wanted = sorted(set(names)) if names is not None else await self._names()
@@ -187,8 +200,11 @@ class KafkaAdmin:
         return sorted(name for name in found if not name.startswith("__"))
 
     def _list_topics(self) -> list[str]:
+        return list(self._metadata().topics)
+
+    def _metadata(self) -> Any:
         try:
-            return list(self._client.list_topics(timeout=self._timeout_s).topics)
+            return self._client.list_topics(timeout=self._timeout_s)
         except KafkaException as error:
             raise translate(error.args[0], "list topics") from error
 
@@ -332,6 +348,20 @@ class KafkaAdmin:
         return rights
 
     # -- brokers
+
+    async def health(self) -> ClusterHealth:
+        """Brokers and partitions as they stand now. Raises Unreachable, Retriable."""
+        worker = Worker("postlane-admin")
+        try:
+            found = await worker.call(self._metadata)
+        finally:
+            worker.stop()
+        partitions = [partition for topic in found.topics.values() for partition in topic.partitions.values()]
+        return ClusterHealth(
+            brokers=len(found.brokers),
+            under_replicated=sum(len(p.isrs) < len(p.replicas) for p in partitions),
+            offline=sum(p.leader < 0 for p in partitions),
+        )
 
     async def cluster(self) -> ClusterState:
         future = self._client.describe_cluster(request_timeout=self._timeout_s)

@@ -40,6 +40,9 @@ class KafkaLog:
     async def partition_count(self, topic: str) -> int:
         return await self.admin.partition_count(topic)
 
+    async def topic_id(self, topic: str) -> str:
+        return await self.admin.topic_id(topic)
+
     async def high_watermarks(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         return await self.admin.high_watermarks(partitions)
 

@@ -61,6 +61,10 @@ class MemoryLog:
         self.cluster.log(Partition(topic, 0))
         return len(self.cluster.topics[topic])
 
+    async def topic_id(self, topic: str) -> str:
+        self.cluster.log(Partition(topic, 0))
+        return self.cluster.topic_ids[topic]
+
     async def high_watermarks(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         await self.process.at("offsets")
         return {p: self.cluster.log(p).end for p in sorted(partitions)}

@@ -175,6 +175,8 @@ class MemoryCluster:
         self.session_timeout_s = session_timeout_s
         self.max_poll_interval_s = max_poll_interval_s
         self.topics: dict[str, list[PartitionLog]] = {}
+        self.topic_ids: dict[str, str] = {}
+        self._made = 0  # topics, ever
         self.producers: dict[str, Producer] = {}
         self.changed = Signal()
         self._groups: dict[str, Group] = {}
@@ -184,7 +186,14 @@ class MemoryCluster:
     # -- topics
 
     def create_topic(self, name: str, partitions: int) -> None:
-        self.topics.setdefault(name, [PartitionLog(Partition(name, n)) for n in range(partitions)])
+        if name not in self.topics:
+            self._made += 1
+            self.topic_ids[name] = f"{name}#{self._made}"
+            self.topics[name] = [PartitionLog(Partition(name, n)) for n in range(partitions)]
+
+    def delete_topic(self, name: str) -> None:
+        self.topics.pop(name, None)
+        self.topic_ids.pop(name, None)
 
     def create_topics(self, specs: Iterable[TopicSpec]) -> None:
         for spec in specs:

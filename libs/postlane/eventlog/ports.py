@@ -177,6 +177,9 @@ class Log(Protocol):
     async def partition_count(self, topic: str) -> int:
         """Raises UnknownTopic, Retriable."""
 
+    async def topic_id(self, topic: str) -> str:
+        """Which topic it is: one deleted and made anew has the name and another id. Raises UnknownTopic, Retriable."""
+
     async def high_watermarks(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """The real end of each partition (read uncommitted), from the brokers, never the last stable offset."""
 
