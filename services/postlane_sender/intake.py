@@ -44,7 +44,8 @@ class Intake:
         full = self.room <= FRESH_MAX // 4 or not lane.courier.usable() or lane.control.paused("lane", lane.name)
         full = full or sum(book.held_bytes for book in lane.books.values()) >= HELD_MAX_BYTES
         span_max = lane.policy.max_span
-        wanted = {n for n, book in lane.books.items() if full or book.span >= span_max or n in self._beyond}
+        shut = self._beyond.keys() | lane.closing
+        wanted = {n for n, book in lane.books.items() if full or book.span >= span_max or n in shut}
         if pausing := wanted - self._paused:
             member.pause([Partition(lane.dispatch, n) for n in pausing])
         if resuming := {n for n in self._paused - wanted if n in lane.books}:

@@ -67,6 +67,7 @@ class LaneLoop:
             done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             for future in done - {stop}:
                 await future
+            await self._drain_all({reading, ticking, self._broken})
         except Fenced:
             # Another process is us: not one more body, nothing more is said.
             self.lane.gate_open = False
@@ -175,6 +176,8 @@ class LaneLoop:
     async def assigned(self, membership: Membership, added: frozenset[Partition]) -> None:
         lane = self.lane
         lane.membership = membership
+        if self._stopping.is_set():
+            return  # nothing new is begun; the group has them back in a moment
         for partition in added:
             lane.closing.discard(partition.number)
             task = asyncio.create_task(self._take_over(partition.number, membership), name=str(partition.number))
@@ -276,7 +279,8 @@ class LaneLoop:
         tick until all that is known is written. Only what a server owes its reply for stays open."""
         lane, ticker = self.lane, self._ticker
         assert ticker is not None
-        deadline = lane.clock.monotonic() + lane.policy.drain_timeout_s
+        drained = set(numbers) <= lane.letting_go  # their time is over already
+        deadline = lane.clock.monotonic() + (0.0 if drained else lane.policy.drain_timeout_s)
         while any(self._under_way(numbers)) and self._ticking():
             left_s = deadline - lane.clock.monotonic()
             if left_s <= 0:
@@ -296,6 +300,25 @@ class LaneLoop:
         except LogError as error:
             _log.warning("the last tick before letting go failed", extra={"lane": lane.name, "reason": str(error)})
             self._break(error)
+
+    async def _drain_all(self, unless: Collection[asyncio.Future[Any]]) -> None:
+        """At an orderly stop, before the member is closed. While the library closes it, it sends no heartbeat
+        (librdkafka 2.16), and a drain that outlasts the session would go on when the partitions are another's.
+
+        Raises what ends one of `unless`.
+        """
+        lane = self.lane
+        self._stop_takeovers(list(self._takeovers))
+        numbers = set(lane.books)
+        lane.closing |= numbers
+        draining = asyncio.ensure_future(self._drain(numbers))
+        try:
+            done, _ = await asyncio.wait({draining, *unless}, return_when=asyncio.FIRST_COMPLETED)
+            for future in done:
+                await future
+        finally:
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
 
     def _ticking(self) -> bool:
         """Whether ticks can come through at all."""
