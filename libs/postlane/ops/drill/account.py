@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,7 +115,7 @@ class Account:
         """All deliveries of these messages."""
         return [self.deliveries[d] for m in messages for d in sorted(self.by_message.get(m, ()))]
 
-    def waiting(self, accepted: Mapping[str, object]) -> list[str]:
+    def waiting(self, accepted: Iterable[str]) -> list[str]:
         """The accepted messages that are nowhere yet, or have a delivery without an end."""
         return [
             m
