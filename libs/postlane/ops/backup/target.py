@@ -68,7 +68,10 @@ async def check_at_rest(admin: Target, names: TopicNames, config: Config) -> Non
     for group, state in (await admin.groups(groups)).items():
         if state.members or state.state not in AT_REST:
             who = ", ".join(sorted(member.client_id for member in state.members)) or state.state
-            raise Refused(f"group {group} is at work ({who}): stop routers and senders before restoring")
+            raise Refused(
+                f"group {group} is at work ({who}): stop routers and senders before restoring (a group knows its "
+                "members for up to 10 s after they ended)"
+            )
 
 
 async def check_topics(
