@@ -4,6 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV     ?= uv
 ARGS   ?=
+WORKERS ?= 2
 SEEDS  ?= 1-200
 SEED   ?= 1
 FAULTS ?= all
@@ -61,7 +62,7 @@ demo: setup
 	$(BIN)/python -m demo $(ARGS)
 
 test: setup
-	$(BIN)/pytest -ra $(ARGS)
+	$(BIN)/pytest -ra -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .
