@@ -33,7 +33,7 @@ from tests.chaos import (  # noqa: F401
     report,
     soak,
 )
-from tests.chaos.documents import write_results
+from tests.chaos.documents import kept_rows, write_results
 from tests.chaos.nemesis import Nemesis, Row
 from tests.chaos.oracle import Oracle
 from tests.chaos.registry import FAULTS, NOT_INJECTED
@@ -116,16 +116,24 @@ def _chaos(arguments: argparse.Namespace, wanted: Sequence[str]) -> int:
             with _running(folder / f"town-{len(rows)}", arguments.seed, arguments.rate) as nemesis:
                 while left and (not rows or rows[-1].good or rows[-1].not_injected or nemesis.fresh):
                     rows.append(_one(nemesis, left.pop(0), arguments))
+                    _record(rows, began, arguments)
                 nemesis.end(rows[-1])
-    document = report.document(rows, arguments.seed, time.time() - began, arguments.rate)
-    table = report.table(rows)
-    print(table)
+    _record(rows, began, arguments)
+    print(report.table([row.as_json() for row in rows]))
     for name, why in NOT_INJECTED.items():
         print(f"not injected: {name}: {why}")
     for line in report.broken(rows):
         print(f"BROKEN {line}")
-    write_results("chaos", document, table if arguments.write else None)
-    return 0 if document["good"] else 1
+    return 0 if all(row.good for row in rows) else 1
+
+
+def _record(rows: Sequence[Row], began: float, arguments: argparse.Namespace) -> None:
+    """After each fault, so that a run that is ended early has said something; other faults' older rows are kept."""
+    known = {row.fault: row.as_json() for row in rows}
+    known |= {row["fault"]: row for row in kept_rows("chaos", known)}
+    ordered = [known[name] for name in (*FAULTS, MIXED) if name in known]
+    document = report.document(ordered, time.time() - began, arguments.rate)
+    write_results("chaos", document, report.table(ordered) if arguments.write else None)
 
 
 def _one(nemesis: Nemesis, name: str, arguments: argparse.Namespace) -> Row:
@@ -160,9 +168,9 @@ def _soak(arguments: argparse.Namespace) -> int:
         nemesis.end(rows[-1])
         sampler.stop()
         verdict = soak.verdict(sampler)
-        document = report.document(rows, arguments.seed, time.time() - began, arguments.rate)
-        document |= soak.document(sampler, verdict)
-    text = f"{report.table(rows)}\n\n{soak.table(verdict)}"
+        done = [row.as_json() for row in rows]
+        document = report.document(done, time.time() - began, arguments.rate) | soak.document(sampler, verdict)
+    text = f"{report.table(done)}\n\n{soak.table(verdict)}"
     print(text)
     for line in report.broken(rows):
         print(f"BROKEN {line}")

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PROOF = Path(__file__).resolve().parents[2] / "docs/proof.md"
+
+
+def kept_rows(name: str, replaced: Collection[str]) -> list[dict[str, Any]]:
+    """The rows of earlier runs in results/NAME.json, without those that are replaced."""
+    try:
+        rows = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return [row for row in rows if row["fault"] not in replaced]
 
 
 def write_results(name: str, document: dict[str, Any], table: str | None) -> None:

@@ -23,29 +23,28 @@ _HEAD = (
 )
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown; a row that was not injected says why."""
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown of rows as JSON; a row that was not injected says why."""
     lines = ["| " + " | ".join(_HEAD) + " |", "| --- |" + " ---: |" * (len(_HEAD) - 1)]
     for row in rows:
-        if row.not_injected:
-            lines.append(f"| {row.fault}: not injected: {row.not_injected} |" + " |" * (len(_HEAD) - 1))
+        if row["not_injected"]:
+            lines.append(f"| {row['fault']}: not injected: {row['not_injected']} |" + " |" * (len(_HEAD) - 1))
             continue
         numbers: list[Any] = [
-            *(row.accepted, row.delivered, len(row.lost), len(row.repeated), len(row.other)),
-            *(row.uncertain, row.doubts, row.silence_s, _seconds(row.recover_s), _seconds(row.normal_s)),
+            *(row["accepted"], row["delivered"], len(row["lost"]), len(row["repeated"]), len(row["other"])),
+            *(row["uncertain"], row["doubts"], row["silence_s"], _seconds(row["recover_s"]), _seconds(row["normal_s"])),
         ]
-        name = f"{row.fault}: {row.what}" + (f" (**{row.failed}**)" if row.failed else "")
+        name = f"{row['fault']}: {row['what']}" + (f" (**{row['failed']}**)" if row["failed"] else "")
         lines.append(f"| {name} | " + " | ".join(str(number) for number in numbers) + " |")
     return "\n".join(lines)
 
 
-def document(rows: Sequence[Row], seed: int, seconds: float, rate: float) -> dict[str, Any]:
+def document(rows: Sequence[dict[str, Any]], seconds: float, rate: float) -> dict[str, Any]:
     return {
-        "seed": seed,
         "seconds": round(seconds),
         "mails_per_s": rate,
-        "good": all(row.good for row in rows),
-        "rows": [row.as_json() for row in rows],
+        "good": all(row["good"] for row in rows),
+        "rows": list(rows),
         "not_injected": NOT_INJECTED,
     }
 

@@ -62,7 +62,7 @@ def test_a_row_is_good_only_without_a_broken_promise() -> None:
         row = Row("f", "what", 1, **broken)  # type: ignore[arg-type]
         assert not row.good
         assert report.broken([row]) == ["f: x"]
-    left_out = report.table([Row("f", "what", 1, not_injected="needs root")])
+    left_out = report.table([Row("f", "what", 1, not_injected="needs root").as_json()])
     assert "not injected: needs root" in left_out
 
 
