@@ -6,7 +6,6 @@ client, topic by topic, group by group, id by id.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
@@ -30,12 +28,10 @@ from confluent_kafka.admin import (
 )
 
 from postlane import Mail, Publisher
-from postlane.cli.main import main
-from postlane.eventlog.topics import TopicNames, declare
-from postlane.ops.acls import IDENTITIES, Acl, Identity, acls
+from postlane.eventlog.topics import TopicNames
+from postlane.ops.acls import IDENTITIES, acls
 from tests.acceptance.checker import read_topic
-from tests.acceptance.rig import Rig
-from tests.hostile.secured import SecuredKafka
+from tests.hostile.world import World
 
 pytestmark = pytest.mark.kafka
 
@@ -46,57 +42,6 @@ REFUSED = (
     KafkaError._NOENT,  # what may not be described has no leader to ask
 )
 long = pytest.mark.skipif(not os.environ.get("POSTLANE_LONG_TESTS"), reason="set POSTLANE_LONG_TESTS=1")
-SERVICES: tuple[Identity, ...] = ("router", "sender", "ledger")
-
-
-class World:
-    """A system in which everybody is who they are, and the mails that went through it."""
-
-    def __init__(self, kafka: SecuredKafka, rig: Rig, rules: tuple[Acl, ...]) -> None:
-        self.kafka = kafka
-        self.rig = rig
-        self.rules = rules
-        self.topics = [s.name for s in declare(rig.names, tuple(rig.config.lanes), rig.config.topics)]
-
-    def may(self, identity: str, resource: str, name: str, operation: str) -> bool:
-        return any(
-            acl.identity == identity
-            and acl.resource == resource
-            and operation in acl.operations
-            and (name == acl.name or (acl.pattern == "prefixed" and name.startswith(acl.name)))
-            for acl in self.rules
-        )
-
-    def client(self, identity: str, **more: object) -> dict[str, Any]:
-        base = {"bootstrap.servers": self.kafka.sasl_servers, "log_level": 0}
-        return {**base, **self.kafka.options(identity), **more}
-
-    def postlane(self, identity: str, *args: str, code: int | None = 0) -> list[dict[str, Any]]:
-        """Run a command as this identity; its documents. `code` None: however it ends."""
-        env = {
-            "POSTLANE_TOPIC_PREFIX": self.rig.names.prefix,
-            "POSTLANE_CONFIG": str(self.rig.folder / "postlane.yaml"),
-            "POSTLANE_DATA_DIR": str(self.rig.folder / identity),
-            "POSTLANE_DATABASE_URL": self.rig.database_url,
-            **self.kafka.environment(identity),
-        }
-        done = CliRunner().invoke(main, [*args, "--json"], env=env)
-        assert code in (None, done.exit_code), (
-            f"{args}: {done.exit_code}\n{done.stdout}\n{done.stderr}\n{done.exception!r}"
-        )
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("secured")
-    with SecuredKafka(folder / "kafka") as kafka:
-        env = {identity: kafka.environment(identity) for identity in SERVICES}
-        rig = Rig(kafka.plain_servers, folder / "rig", ledger=True, env=env)
-        rules = acls(rig.names, tuple(rig.config.lanes))
-        kafka.allow(rules)
-        with rig:
-            yield World(kafka, rig, rules)
 
 
 # ----------------------------------------------------------------------------------------------------- it is enough

@@ -99,7 +99,8 @@ def test_a_strange_request_is_answered_or_dropped_and_the_next_probe_is_answered
 
 
 _WORDS = (
-    "GET |POST |/livez|/metrics|/faults|/ledger?since=| HTTP/1.1|\r\n|\n|\r\n\r\n|Content-Length: |Accept: |-1|%|%00|//h/|"
+    "GET |POST |/livez|/metrics|/faults|/ledger?since=| HTTP/1.1|\r\n|\n|\r\n\r\n|Content-Length: |Accept: |-1|%|%00|"
+    "//h/|"
     "Expect: 100-continue|Transfer-Encoding: chunked|\x00|\xff|:|?|[]|{}|http://[::1|[::"
 )
 words = st.sampled_from([*_WORDS.split("|"), "9" * 5000])
