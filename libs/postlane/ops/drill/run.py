@@ -70,17 +70,25 @@ class Drill:
         self._alarms: dict[tuple[str, Any, float], Alarm] = {}
         self._asked_at = 0.0
         self._broken: list[Broken] = []
+        self.campaigns: list[str] = []  # under which the mails of this drill go
+        self._mails_left = pace.mails_max
 
     def play(self, scenario: Scenario) -> Result:
-        """The result; it never raises for what the fault did, only when the drill itself cannot be played."""
+        """The result; whatever the fault does is in it.
+
+        Raises BrokerUnavailable or PublishRefused when Kafka is not there to begin with, LocalError when a fault
+        cannot be injected or healed.
+        """
         result = Result(scenario.name, scenario.what)
         why_not = scenario.why_not(self.site)
         if why_not is not None:
             result.why = why_not
             return result
+        self._broken, self._alarms = [], {}
         with contextlib.ExitStack() as undo:
             publisher = Publisher(self.site.bootstrap, topic_prefix=self.site.names.prefix, kafka=self.site.options)
             undo.callback(_close, publisher)
+            publisher.connect()
             follower = self._follower()
             undo.callback(follower.close)
             load = self._load(publisher, scenario)
@@ -91,6 +99,8 @@ class Drill:
             except Abandoned as reason:
                 result.verdict, result.why = "abandoned", str(reason)
             finally:
+                if self._mails_left is not None:
+                    self._mails_left = max(0, self._mails_left - load.published)
                 self._measure(scene, result, started)
         return result
 
@@ -122,8 +132,9 @@ class Drill:
     def _warm_up(self, scene: Scene) -> None:
         scene.load.start()
         scene.tell("load has begun; waiting for the first mail")
+        account, accepted = scene.follower.account, scene.load.accepted
         arrived = scene.until(
-            lambda: bool(scene.follower.account.copies()), "a first mail arrives", self.pace.arrive_timeout_s
+            lambda: any(d.copies for d in account.of(accepted())), "a first mail arrives", self.pace.arrive_timeout_s
         )
         if not arrived:
             raise Abandoned("no mail arrived before the fault: this stack does not work")
@@ -240,15 +251,17 @@ class Drill:
         return Follower(site.bootstrap, site.names, site.lanes, site.witness, site.options, from_now=self._from_now)
 
     def _load(self, publisher: Publisher, scenario: Scenario) -> Load:
+        name = f"drill-{scenario.name}-{int(time.time())}"
+        self.campaigns.append(name)
         return Load(
             publisher,
             self.pace.per_s,
-            name=f"drill-{scenario.name}-{int(time.time())}",
+            name=name,
             lanes=self.site.lanes,
             domain=self.site.recipients_domain,
             sender=self.site.sender,
             seed=self._seed,
-            mails_max=self.pace.mails_max,
+            mails_max=self._mails_left,
         )
 
 
