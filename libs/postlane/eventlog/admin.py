@@ -113,9 +113,12 @@ class KafkaAdmin:
     # -- positions
 
     async def offsets(
-        self, partitions: Collection[Partition], spec: Any, *, committed: bool = False
+        self, partitions: Collection[Partition], spec: Any, *, committed: bool = False, least: int = 0
     ) -> dict[Partition, int]:
-        """list_offsets of each partition; read uncommitted unless told otherwise. Raises UnknownTopic."""
+        """list_offsets of each partition; read uncommitted unless told otherwise. Raises UnknownTopic.
+
+        What is below `least` is no answer: a book whose end is taken for -1001 is read to nowhere.
+        """
         if not partitions:
             return {}
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
@@ -132,7 +135,11 @@ class KafkaAdmin:
             if _is_nowhere(error.__cause__):  # no leader: none now, or no such partition
                 await self._exist(partitions)
             raise
-        return {Partition(tp.topic, tp.partition): info.offset for tp, info in found.items()}
+        offsets = {Partition(tp.topic, tp.partition): info.offset for tp, info in found.items()}
+        for p, offset in offsets.items():
+            if offset < least:  # and no error: what the library says where nobody answered while a leader changed
+                raise Retriable(f"list offsets of {p.topic}[{p.number}]: no answer ({offset})")
+        return offsets
 
     def _renew(self) -> None:
         """The library's idea of who leads is stale, and it does not ask again: a new client does.
@@ -161,7 +168,7 @@ class KafkaAdmin:
         return await self.offsets(partitions, _api.OffsetSpec.earliest())
 
     async def offsets_at(self, partitions: Collection[Partition], unix_ms: int) -> dict[Partition, int]:
-        found = await self.offsets(partitions, _api.OffsetSpec.for_timestamp(unix_ms))
+        found = await self.offsets(partitions, _api.OffsetSpec.for_timestamp(unix_ms), least=-1)  # -1: none so late
         beyond = [p for p, offset in found.items() if offset < 0]
         return {**found, **(await self.high_watermarks(beyond))}
 

@@ -114,7 +114,12 @@ class TopicAuditor:
         wanted = {TopicPartition(p.topic, p.number): spec for p in (self._at if partitions is None else partitions)}
         level = IsolationLevel.READ_UNCOMMITTED  # the high watermark, not the last stable offset
         asked = self._admin.list_offsets(wanted, isolation_level=level, request_timeout=timeout_s) if wanted else {}
-        return {Partition(tp.topic, tp.partition): f.result(timeout_s + 1).offset for tp, f in asked.items()}
+        found = {Partition(tp.topic, tp.partition): f.result(timeout_s + 1).offset for tp, f in asked.items()}
+        if nobody := [
+            p for p, offset in found.items() if offset < 0
+        ]:  # no error, and no answer: see KafkaAdmin.offsets
+            raise EndNotReached(f"nobody says where {nobody[0].topic}[{nobody[0].number}] ends")
+        return found
 
     def _next(self) -> Iterator[Received]:
         messages: list[Any] = self._consumer.consume(_BATCH_RECORDS_MAX, _SLICE_S)
