@@ -89,13 +89,22 @@ class Installation:
         if made:
             self.log.cluster.create_topics(declare(names, tuple(CONFIG.lanes), CONFIG.topics))
 
-    async def put(self, topic: str, number: int, *records: tuple[bytes, Any], at: datetime = NOW) -> int:
+    async def put(
+        self, topic: str, number: int, *records: tuple[bytes, Any], at: datetime = NOW, ident: str | None = None
+    ) -> int:
         """Records of one transaction; the offset of the first."""
         full = f"{self.names.prefix}{topic}"
         first = (await self.log.high_watermarks([Partition(full, number)]))[Partition(full, number)]
         transactor = await self.log.transactor("test")
         made = [
-            Outgoing(full, number, key, _bytes(value), [("ce_id", key), ("n", b"")], int(at.timestamp() * 1000))
+            Outgoing(
+                full,
+                number,
+                key,
+                _bytes(value),
+                [("ce_id", ident.encode() if ident else key), ("n", b"")],
+                int(at.timestamp() * 1000),
+            )
             for key, value in records
         ]
         await transactor.commit(Transaction(made, {}, None))

@@ -10,6 +10,7 @@ import pytest
 from tests.unit import backup_world as w
 from tests.unit.backup_world import NOW, Installation, archive_of, directory, ran, ready
 
+from postlane.ops.backup.errors import Refused
 from postlane.ops.backup.pending import Fate, Manner, Pending
 
 DISPATCH = f"mail.dispatch.{w.LANE}"
@@ -183,3 +184,43 @@ def test_values_of_state_are_read_as_they_are(tmp_path: Path) -> None:
     assert body["later_field"] == [1]
     assert body["boot"] == ""
     assert body["offset"] == other.records(DISPATCH, 0)[0].offset
+
+
+def test_without_positions_the_books_alone_say_what_is_pending(tmp_path: Path) -> None:
+    """Offsets were reset to the beginning: everything would be read again, and only this is on its way."""
+
+    async def made() -> Installation:
+        it = Installation()
+        await it.put("mail.requests", 0, *(w.request(k) for k in ("sent", "retried", "later", "ended", "unrouted")))
+        await it.put("mail.seen", 0, *(w.seen(k) for k in ("sent", "retried", "later", "ended")))
+        for n, name in enumerate(("sent", "retried", "later", "ended")):
+            await it.put("mail.events", 0, w.event("Requested", name), ident=f"a.mail.requests/0/{n}/0")
+        await it.put("mail.events", 0, w.event("Suppressed", "ended"))
+        await it.put(DISPATCH, 0, ready("sent"), ready("retried"), ready("retried", 1))
+        await it.put("mail.delay.1s", 0, ready("retried", 1), ready("retried", 2), ready("ended"))
+        await it.put("mail.delay.1d", 0, ready("later", due_at=NOW + timedelta(days=1)))
+        await it.put(
+            STATE, 0, w.state("outcome", "sent"), w.state("outcome", "retried"), w.state("outcome", "retried", 1)
+        )
+        it.admin.positions[it.names.sender_group(w.LANE)] = {
+            w.Partition(it.names.dispatch(w.LANE), 0): w.Committed(0, "")
+        }
+        with pytest.raises(Refused, match="--positions-lost"):
+            await it.backup(directory(tmp_path))
+        it.admin.members.add(it.names.router_group)
+        with pytest.raises(Refused, match="stop routers"):
+            await it.backup(directory(tmp_path), positions_lost=True)
+        it.admin.members.clear()
+        await it.backup(directory(tmp_path), positions_lost=True)
+        new = Installation(cluster_id="two", made=False)
+        await new.restore(archive_of(directory(tmp_path)), Manner.FRESH, at=NOW)
+        return new
+
+    new = ran(made())
+    assert placed(tmp_path, Manner.FRESH) == {
+        key("retried", 2): ("mail.delay.1s", Fate.FRESH),
+        key("later"): ("mail.delay.1d", Fate.SCHEDULED),
+    }
+    position = new.admin.positions[new.names.router_group][w.Partition(new.names.requests, 0)]
+    following = [r.key for r in new.records("mail.requests", 0) if r.offset >= position.offset]
+    assert following == [w.request("unrouted")[0]]

@@ -43,6 +43,11 @@ def _key_option(command: F) -> F:
 @_place
 @_key_option
 @click.option("--full", is_flag=True, help="Everything, not only what is new since the last backup.")
+@click.option(
+    "--positions-lost",
+    is_flag=True,
+    help="Consumer offsets were lost or reset: go by the books alone. Routers and senders must be stopped.",
+)
 @click.option("--full-every-days", type=click.FloatRange(min=0), default=7, show_default=True)
 @click.option(
     "--window-days",
@@ -62,6 +67,7 @@ def backup(
     place: str,
     key_file: Path | None,
     full: bool,
+    positions_lost: bool,
     full_every_days: float,
     window_days: float,
     keep_days: float | None,
@@ -73,7 +79,7 @@ def backup(
     from postlane.ops.backup.textfile import text_of, write_textfile
 
     keep = None if keep_days is None else timedelta(days=keep_days)
-    wishes = Wishes(full, timedelta(days=full_every_days), timedelta(days=window_days), keep)
+    wishes = Wishes(full, timedelta(days=full_every_days), timedelta(days=window_days), keep, positions_lost)
     check_wishes(wishes)
     began = time.monotonic()
     taken = run(_backup(place, key_file, wishes))

@@ -146,8 +146,8 @@ async def _sender_positions(admin: Watch, names: TopicNames, lane: str) -> dict[
         if f"{mark}:" != FLOOR_MARK or not floor.isdigit():
             raise Refused(
                 f"group {names.sender_group(lane)}, {partition.topic}[{partition.number}]: the committed position is "
-                "not a sender's (were offsets reset by another tool?); a backup of it would be a guess. "
-                "Run `postlane doctor`"
+                "not a sender's (were offsets reset by another tool?). Stop the services and make a backup with "
+                "--positions-lost, which goes by the books: docs/disaster.md"
             )
         found[partition.number] = (committed.offset, int(floor))
     return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from postlane.core.policy import Config
 from postlane.eventlog.ports import Log, Partition
@@ -21,9 +22,11 @@ from postlane.ops.backup.catalogue import Catalogue, clear_unfinished, forget, r
 from postlane.ops.backup.chunks import Chunk, compress, digest_of
 from postlane.ops.backup.encrypt import Vault
 from postlane.ops.backup.errors import Foreign, Refused
+from postlane.ops.backup.lost import cut_from_books
 from postlane.ops.backup.manifest import ChunkInfo, Manifest, Previous, Range, TopicPart, sealed
 from postlane.ops.backup.plan import Copied, Span, Watch, plain, spans, take_cut
 from postlane.ops.backup.store import Store
+from postlane.ops.backup.target import Groups, check_at_rest
 
 READ_DEADLINE_S = 3_600.0  # of one partition
 Told = Callable[[str, int, int], None]  # (topic, records copied so far, about how many)
@@ -37,6 +40,7 @@ class Wishes:
     full_every: timedelta = timedelta(days=7)
     window: timedelta = timedelta(days=30)  # of requests, events and dead letters
     keep: timedelta | None = None
+    positions_lost: bool = False  # consumer offsets were lost or reset: go by the books alone (`lost.py`)
 
 
 @dataclass(slots=True)
@@ -48,13 +52,17 @@ class Taken:
     forgotten: list[str] = field(default_factory=list)
 
 
+class Cluster(Watch, Groups, Protocol):
+    """What a backup asks of a cluster (KafkaAdmin)."""
+
+
 class Taker:
     """One backup of one installation into one place. `token` is unlike that of any other run."""
 
     def __init__(
         self,
         log: Log,
-        admin: Watch,
+        admin: Cluster,
         names: TopicNames,
         config: Config,
         cluster_id: str,
@@ -86,7 +94,11 @@ class Taker:
         newest = catalogue.newest
         self._check_ours(newest)
         counts = await self._counts()
-        cut = await take_cut(self._admin, self._names, self._config, counts)
+        if wishes.positions_lost:
+            await check_at_rest(self._admin, self._names, self._config)
+            cut = await cut_from_books(self._log, self._admin, self._names, self._config, counts)
+        else:
+            cut = await take_cut(self._admin, self._names, self._config, counts)
         point = self._clock()
         before = None if newest is None or self._must_be_full(catalogue, wishes, point) else newest
         since = point - wishes.window
@@ -131,7 +143,7 @@ class Taker:
 
     def _must_be_full(self, catalogue: Catalogue, wishes: Wishes, point: datetime) -> bool:
         newest = catalogue.newest
-        if wishes.full or newest is None or set(newest.lanes) != set(self._config.lanes):
+        if wishes.full or wishes.positions_lost or newest is None or set(newest.lanes) != set(self._config.lanes):
             return True
         chain = catalogue.chain(newest)  # a chain that is broken is not built upon
         return point - chain[0].point >= wishes.full_every

@@ -18,10 +18,14 @@ TABLES = ("mail.suppressions", "mail.templates", "mail.control")
 ALONE = (*TABLES, "mail.events", "mail.dead-letters")  # what may be restored by itself: no position speaks of it
 
 
-class Target(Admin, Protocol):
-    """What a restore asks of a cluster (KafkaAdmin)."""
+class Groups(Protocol):
+    """Who is at work (KafkaAdmin)."""
 
     async def groups(self, names: Collection[str]) -> dict[str, GroupState]: ...
+
+
+class Target(Admin, Groups, Protocol):
+    """What a restore asks of a cluster (KafkaAdmin)."""
 
     async def low_watermarks(self, partitions: Collection[Partition]) -> Mapping[Partition, int]: ...
 
@@ -62,14 +66,14 @@ def check_alone(topics: Sequence[str]) -> None:
             )
 
 
-async def check_at_rest(admin: Target, names: TopicNames, config: Config) -> None:
+async def check_at_rest(admin: Groups, names: TopicNames, config: Config) -> None:
     """Raises Refused while routers or senders are members of their groups."""
     groups = [names.router_group, *(names.sender_group(lane) for lane in config.lanes)]
     for group, state in (await admin.groups(groups)).items():
         if state.members or state.state not in AT_REST:
             who = ", ".join(sorted(member.client_id for member in state.members)) or state.state
             raise Refused(
-                f"group {group} is at work ({who}): stop routers and senders before restoring (a group knows its "
+                f"group {group} is at work ({who}): stop routers and senders first (a group knows its "
                 "members for up to 10 s after they ended)"
             )
 
