@@ -18,8 +18,8 @@ from tests.chaos.oracle import Oracle
 from tests.chaos.registry import Fault
 from tests.chaos.town import Town
 
-AFTER_S = 5.0  # of load after the healing, which belongs to the fault too
-BEFORE_S = 5.0  # of load without a fault, to know what is normal
+AFTER_S = 4.0  # of load after the healing, which belongs to the fault too
+BEFORE_S = 3.0  # of load without a fault, to know what is normal
 SETTLE_TIMEOUT_S = 120.0
 LEDGER_TIMEOUT_S = 45.0
 _WINDOW_S = 3.0  # over which throughput is taken
