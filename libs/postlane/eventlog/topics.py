@@ -128,7 +128,8 @@ def declare(names: TopicNames, lanes: tuple[str, ...], policy: TopicPolicy) -> t
         TopicSpec(names.suppressions, p, table, ("producer", "replay"), ("router",)),
         TopicSpec(names.templates, 1, table, ("producer",), ("router", "sender")),
         TopicSpec(names.control, 1, table, ("producer",), ("router", "sender")),
-        TopicSpec(names.health, p, table, ("health",), ("sender",)),
+        # Every few seconds a record of each provider: only closed segments are compacted, and a reader reads them all.
+        TopicSpec(names.health, p, {**table, "segment.ms": "600000"}, ("health",), ("sender",)),
     ]
     for step, seconds in DELAY_STEPS:
         days = policy.dispatch_days + seconds / 86_400

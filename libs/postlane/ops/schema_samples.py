@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from postlane.core import events
 from postlane.core.events import Fact
+from postlane.core.health_facts import Observed, ProviderHealth
 from postlane.core.identity import delivery_id, message_id_from_key
 
 MESSAGE = message_id_from_key("default", "order-42")
@@ -30,6 +31,24 @@ _CONTENT = {
     "html": "<p>On its way.</p>",
     "attachments": [_ATTACHMENT],
     "headers": {"X-Order": "42"},
+}
+_TALLY = {
+    "delivered": 73,
+    "bounced": 1,
+    "deferred": 25,
+    "throttled": 1,
+    "blocked": 0,
+    "failed": 0,
+    "unreached": 1,
+    "answer_s": [[41, 90], [48, 9]],
+}
+_FIGURES = {
+    "state": "degraded",
+    "reason": "25% deferred",
+    **{name: count for name, count in _TALLY.items() if name != "answer_s"},
+    "answer_p50_s": 0.0474,
+    "answer_p95_s": 0.0924,
+    "answer_p99_s": 0.0924,
 }
 
 # What a field holds in every sample, unless the record has a value of its own below.
@@ -86,6 +105,16 @@ _OWN: dict[type[Fact], dict[str, Any]] = {
     events.Control: {"action": "pause", "scope": "campaign", "name": "spring", "reason": "wrong price"},
     events.Deferred: {"reply": {"code": 451, "enhanced": "4.3.0", "text": "Try again later"}, "reason": "server"},
     events.Delivered: {"possibly_delivered": True},
+    Observed: {"breaker": "closed", "oldest_wait_s": 0.05, "total": _TALLY, "domains": {"example.com": _TALLY}},
+    ProviderHealth: {
+        **_FIGURES,
+        "instance": "health-0",
+        "window_s": 30,
+        "senders": 2,
+        "senders_open": 0,
+        "oldest_wait_s": 0.05,
+        "domains": {"example.com": _FIGURES},
+    },
     events.Suppression: {"reason": "hard_bounce"},
     events.Template: {"id": "order-shipped", "version": 3, "subject": "Order {{ order }}", "text": "Hi {{ name }}"},
 }
@@ -100,6 +129,8 @@ RECORDS: tuple[type[Fact], ...] = (
     events.Suppression,
     events.Template,
     events.Control,
+    Observed,
+    ProviderHealth,
 )
 
 

@@ -15,6 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from postlane.core import events
 from postlane.core.events import VERSION, Fact, ce_type
+from postlane.core.health_facts import Observed, ProviderHealth
 from postlane.core.policy import Config
 from postlane.eventlog.codec import encode
 from postlane.eventlog.topics import TopicNames, TopicSpec, declare
@@ -100,8 +101,8 @@ def _about() -> dict[str, tuple[str, tuple[type[Fact], ...]]]:
         "seen": ("The router's memory of idempotency keys; the key is the message id.", (events.Seen,)),
         "events": ("What became of every mail; the key is the message id.", EVENTS),
         "dead-letters": ("Records that could not go on, untouched, with headers that say why.", ()),
-        "observations": ("What each sender saw of each provider, once a second.", ()),
-        "health": ("The fleet's view of each provider.", ()),
+        "observations": ("What each sender saw of each provider, once a second; the key is the provider.", (Observed,)),
+        "health": ("The fleet's view of each provider, which is the key.", (ProviderHealth,)),
         "suppressions": ("Addresses that are never mailed; the key is tenant/address.", (events.Suppression,)),
         "templates": ("Template versions; the key is id/version.", (events.Template,)),
         "control": ("Pauses and cancellations; the key is action/scope/name.", (events.Control,)),
