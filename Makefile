@@ -6,13 +6,14 @@ UV     ?= uv
 ARGS   ?=
 WORKERS ?= 2
 SEEDS  ?= 1-200
+SECONDS ?= 600
 SEED   ?= 1
 FAULTS ?= all
 MINUTES ?= 10
 BIN    := .venv/bin
 STAMP  := .venv/.made-from
 
-.PHONY: help secrets setup demo test check bench simulate model schemas docs dist lock clean chaos soak compare k8s-manifests k8s-test scale-test
+.PHONY: help secrets setup demo test check bench simulate model audit fuzz schemas docs dist lock clean chaos soak compare k8s-manifests k8s-test scale-test
 
 help:
 	@echo "make setup    .venv with everything in it, as locked in requirements/dev.txt"
@@ -27,6 +28,8 @@ help:
 	@echo "make model    explore the models of the protocols (ARGS=--long for the deep ones)"
 	@echo "make docs     the documentation site, into site/ (mkdocs, in an environment of its own)"
 	@echo "make dist     sdist, wheel and SBOM into dist/: built twice and compared, contents checked, installed"
+	@echo "make audit    ask the advisory database about every locked release (needs the network; says so without)"
+	@echo "make fuzz     hostile input, guided by coverage (SECONDS=600, ARGS='-k NAME')"
 	@echo "make schemas  write schemas/ anew from the models; refuses what older records would not survive"
 	@echo "make k8s-manifests  write Strimzi's topics and users anew from the declarations in the code"
 	@echo "make k8s-test the manifests on a real cluster: give KUBECONFIG (a test cluster: it makes and deletes namespaces)"
@@ -69,7 +72,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy libs services demo
 	$(BIN)/lint-imports
-	$(BIN)/pytest -ra tests/unit/test_schemas.py tests/unit/test_compose_file.py
+	$(BIN)/pytest -ra tests/unit/test_schemas.py tests/unit/test_compose_file.py tests/unit/test_dependencies.py
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)
@@ -93,6 +96,13 @@ compare: setup .venv-compare/.made-from
 
 model: setup
 	$(BIN)/python -m tests.model $(ARGS)
+
+audit: setup
+	$(BIN)/python -m tests.audit
+
+# All targets in turn, coverage-guided; what was found stays in .fuzz/.
+fuzz: setup
+	$(BIN)/python -m tests.hostile.fuzz --seconds $(SECONDS) $(ARGS)
 
 schemas: setup
 	$(BIN)/python -m postlane.ops.schemas

@@ -141,6 +141,7 @@ def _operator(s: _Scope) -> Iterator[Acl]:
     for lane in s.lanes:
         yield s.group(names.sender_group(lane), "status: its lag", "Describe")
     yield s.group(f"{names.prefix}ledger", "status: its lag", "Describe")
+    yield s.group(f"{names.prefix}doctor", "doctor: the brokers' clock, and whether positions can be committed")
     yield s.readers("postlane-cli")
     yield s.readers("postlane-doctor")
     yield s.transactions("replay.", "replay: requests and events as one")

@@ -105,7 +105,7 @@ class PracticeControl:
 
     def _send(self, method: str, path: str, body: object = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.base_url + path, data=data, method=method)  # noqa: S310
+        request = urllib.request.Request(self.base_url + path, data=data, method=method)  # noqa: S310 our own URL, http
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=TIMEOUT_S) as answer:

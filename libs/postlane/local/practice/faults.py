@@ -116,7 +116,7 @@ def parse_rule(value: object, default_id: str) -> Rule:
     _check_types(given)
     rule = Rule(**given)
     _check(rule)
-    rule._dice = random.Random(rule.seed)  # noqa: S311
+    rule._dice = random.Random(rule.seed)  # noqa: S311 repeatable by its seed, not a secret
     if rule.recipient is not None:
         rule._pattern = re.compile(fnmatch.translate(rule.recipient), re.IGNORECASE)
     elif rule.recipient_regex is not None:

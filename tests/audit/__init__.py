@@ -1,0 +1,1 @@
+"""What we depend on, held against what is known of it."""
