@@ -19,7 +19,8 @@ from tests.acceptance.rig import Rig
 
 pytestmark = pytest.mark.kafka
 
-CLI_TIMEOUT_S = 90.0
+CLI_TIMEOUT_S = 150.0
+WAIT_S = 150.0
 
 
 class Restored(Rig):

@@ -117,7 +117,7 @@ def test_a_record_that_was_passed_on_in_between_is_there_once(tmp_path: Path) ->
     assert [it.record.topic for it in found] == [DISPATCH]
 
 
-def test_a_key_without_its_dispatch_record_is_forgotten_so_that_the_mail_is_routed(
+def test_what_was_routed_after_the_point_is_forgotten_and_routed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def made() -> None:
@@ -128,23 +128,30 @@ def test_a_key_without_its_dispatch_record_is_forgotten_so_that_the_mail_is_rout
         stable = it.admin.last_stable_offsets
 
         async def in_between(partitions: object) -> object:
-            """`cut` is routed after the dispatch topics were copied and before `mail.seen` is; `whole` before both."""
+            """`whole` is routed before the dispatch topics are copied; `cut` after them and before `mail.seen` is."""
             topics = {p.topic for p in partitions}  # type: ignore[attr-defined]
-            if it.names.dispatch(w.LANE) in topics and len(it.records(DISPATCH, 0)) == 1:
+            if it.names.dispatch(w.LANE) in topics and len(it.records(DISPATCH, 0)) == 2:
                 found = await stable(partitions)  # type: ignore[arg-type]
                 await it.put("mail.seen", 0, w.seen("whole"), w.seen("cut"))
+                await it.put("mail.events", 0, w.event("Routed", "cut"), w.event("Delivered", "whole"))
                 await it.put(DISPATCH, 0, ready("cut"))
                 return found
             return await stable(partitions)  # type: ignore[arg-type]
 
-        await it.put(DISPATCH, 0, ready("whole"))
+        await it.put(DISPATCH, 0, ready("routed"), ready("whole"))
+        await it.put("mail.events", 0, w.event("Routed", "routed"), w.event("Attempted", "routed"))
         monkeypatch.setattr(it.admin, "last_stable_offsets", in_between)
         await it.backup(directory(tmp_path))
 
     ran(made())
-    mark, gone = Pending(archive_of(directory(tmp_path)), 0, Manner.UNCERTAIN, NOW).forgotten()
-    assert mark == 2  # one record and the marker of its transaction
-    assert gone == {w.message("cut").encode()}
+    archive = archive_of(directory(tmp_path))
+    pending = Pending(archive, 0, Manner.UNCERTAIN, NOW)
+    assert pending.late == {w.message("cut"), w.message("whole")}
+    kept = [r.key for r in archive.records("mail.seen", 0) if not pending.is_late(r)]
+    assert kept == [w.seen("routed")[0]]
+    assert [it.key for it in pending.placed()] == [key("routed")]
+    events = [r for r in archive.records("mail.events", 0) if not pending.is_late(r)]
+    assert [w.orjson.loads(r.value)["message_id"] for r in events] == [w.message("routed")] * 2
 
 
 def test_unreadable_records_go_where_they_were_and_only_if_nobody_settled_them(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from postlane.eventlog.ports import Outgoing, Received
 from postlane.eventlog.tables import control_key
 from postlane.eventlog.topics import TopicNames
 from postlane.ops.backup.archive import Archive
-from postlane.ops.backup.pending import REQUESTS, SEEN, Fate, Manner, Pending, Placed
+from postlane.ops.backup.pending import EVENTS, REQUESTS, SEEN, Fate, Manner, Pending, Placed
 from postlane.ops.backup.target import TABLES
 
 SOURCE = "postlane/restore"
@@ -112,10 +112,10 @@ class Jobs:
         topic, number = f"{self._names.prefix}{job.topic}", job.number
         if job.kind == "gate":
             yield Item(-1, self._gate(job.topic, topic, number))
-        elif job.kind == "seen":
-            mark, gone = self._pending_of(number).forgotten()
+        elif job.topic in (SEEN, EVENTS) and SEEN in self._topics:
+            pending = self._pending_of(number)
             for record in self._archive.records(job.topic, number):
-                if record.offset < mark or record.key not in gone:
+                if not pending.is_late(record):
                     yield Item(record.offset, _again(record, topic))
         elif job.kind == "flow":
             for placed in self._pending_of(number).placed():

@@ -4,6 +4,8 @@ A delivery is pending when a dispatch or delay record of it was not passed yet a
 - the state topic: an outcome under `delivery_id#hop`, or any entry of a later hop;
 - a later hop that is itself in the backup, or the same hop one stage further (its book was copied a moment too early);
 - an event that ended it, written while the cut was taken.
+What the router made of requests that it had not passed at the point is from after the point: their keys are forgotten,
+their deliveries are not pending, and the router makes it again.
 What has an intent and no outcome is in doubt, as after a crash. What has none was not begun at the point; whether it
 was sent after the point nobody can say, unless an operator can (`Manner.FRESH`).
 """
@@ -27,6 +29,7 @@ from postlane.ops.backup.archive import Archive
 
 ENDS = frozenset({"Delivered", "Bounced", "Cancelled", "Expired", "Suppressed", "Rejected", "DeadLettered"})
 SEEN, EVENTS, REQUESTS = "mail.seen", "mail.events", "mail.requests"
+ID_CHARS = 36  # of a message id, which a delivery id begins with
 SHORTEST = f"mail.delay.{DELAY_STEPS[0][0]}"
 
 
@@ -97,6 +100,7 @@ class Pending:
         self._manner = manner
         self._now = now
         self._positions = archive.newest.positions
+        self.late = self._read_late()
         self._books = self._read_books()
         self._best: dict[str, tuple[int, int, str, int]] = {}  # delivery -> (hop, stage, topic, offset)
         for topic in self._flows():
@@ -124,40 +128,50 @@ class Pending:
         """How many requests the router had not passed."""
         return sum(1 for _ in self._archive.records(REQUESTS, self._number, self.position(REQUESTS)))
 
-    def forgotten(self) -> tuple[int, set[bytes]]:
-        """(offset, keys): entries of `mail.seen` from there on under these keys are left out.
+    def is_late(self, record: Received) -> bool:
+        """Whether an entry of `mail.seen` or an event is about a request that was routed after the point."""
+        if not self.late:
+            return False
+        if record.topic == SEEN:
+            return record.offset >= self._mark(SEEN) and (record.key or b"").decode("utf-8", "replace") in self.late
+        if record.offset < self._mark(EVENTS):
+            return False
+        event = _json(record.value)
+        own = event.get("delivery_id") in self.late
+        return own or (not event.get("generation") and event.get("message_id") in self.late)
 
-        Their requests are read again by the router, and what the router made of them the first time is not in the
-        backup: `mail.seen` was copied a moment later than the dispatch topics.
-        """
-        mark = self._positions.marks.get(SEEN, {}).get(self._number, 0)
-        late = {r.key for r in self._archive.records(SEEN, self._number, mark) if r.key is not None}
-        if not late:
-            return mark, set()
-        there = set(self._best)
-        messages = {f"{delivery[:36]}.{delivery.rpartition('.')[2]}" for delivery in there}
-        gone = set()
-        for record in self._archive.records(REQUESTS, self._number, self.position(REQUESTS)):
+    # ------------------------------------------------------------------------------------------------------ details
+
+    def _mark(self, topic: str) -> int:
+        return self._positions.marks.get(topic, {}).get(self._number, 0)
+
+    def _read_late(self) -> set[str]:
+        """The keys (message id; of a replay, delivery id) of what was routed after the router's positions were taken."""
+        seen = self._archive.records(SEEN, self._number, self._mark(SEEN))
+        candidates = {record.key for record in seen if record.key is not None}
+        late = set()
+        for record in self._archive.records(REQUESTS, self._number, self.position(REQUESTS)) if candidates else ():
             try:
                 request = decode(MailRequested, record.value)
                 key = dedup_key(request, recipients(request))
             except (Unreadable, ValueError, IndexError):
-                continue
-            if key.encode() not in late:
-                continue
-            kept = key in there if request.generation else f"{request.message_id}.0" in messages
-            if not kept:
-                gone.add(key.encode())
-        return mark, gone
-
-    # ------------------------------------------------------------------------------------------------------ details
+                continue  # for the dead letters
+            if key.encode() in candidates:
+                late.add(key)
+        return late
 
     def _flows(self) -> list[str]:
         return sorted(t for t in self._archive.topics if t.startswith(("mail.dispatch.", "mail.delay.")))
 
     def _read_flow(self, topic: str) -> Iterator[tuple[Received, _Mail]]:
         for record in self._archive.records(topic, self._number, self.position(topic)):
-            yield record, _mail(record)
+            mail = _mail(record)
+            if self.late and mail.delivery is not None and self._is_of_late(mail.delivery):
+                continue
+            yield record, mail
+
+    def _is_of_late(self, delivery: str) -> bool:
+        return delivery in self.late or (delivery.endswith(".0") and delivery[:ID_CHARS] in self.late)
 
     def _read_books(self) -> _Books:
         books = _Books()
@@ -173,8 +187,7 @@ class Pending:
                 else:
                     books.outcomes.add(f"{delivery}#{hop}")
                 books.latest_hop[delivery] = max(hop, books.latest_hop.get(delivery, -1))
-        mark = self._positions.marks.get(EVENTS, {}).get(self._number, 0)
-        for record in self._archive.records(EVENTS, self._number, mark):
+        for record in self._archive.records(EVENTS, self._number, self._mark(EVENTS)):
             event = _json(record.value)
             delivery, hop = event.get("delivery_id"), event.get("hop", 0)
             over = event.get("type") in ENDS or (event.get("type") == "Uncertain" and event.get("next_at") is None)

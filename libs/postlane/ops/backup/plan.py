@@ -3,17 +3,18 @@
 Kafka has no snapshot over partitions, so the order in which ends are taken does it. What suppresses a mail (a book) is
 taken before what follows from it (its products), so that no book is ever there without its product:
 
-  1. marks: the ends of `mail.events` and `mail.seen`,
+  1. a mark: the end of `mail.events`,
   2. the senders' positions (O and S), stable ones only,
   3. the ends of `mail.state`: not before the transactions of those positions are visible in it,
-  4. the router's positions,
+  4. a mark: the end of `mail.seen`; then the router's positions,
   5. the ends of the dispatch and delay topics,
   6. the end of `mail.events`,
   7. the ends of `mail.dead-letters` and `mail.seen`,
   8. the ends of `mail.requests` and of the tables.
 An end is a last stable offset that has passed the high watermark seen when its turn came, so no transaction is cut in
-two within a partition. What is left over (a product whose book was taken too early, a key whose product was) is known
-by the marks and put right when the backup is restored (`pending.py`).
+two within a partition. The router's positions say what is before the point and what is after it. What is left over
+(what the router did after them, a product whose book was taken too early) is known by the marks and put right when the
+backup is restored (`pending.py`).
 """
 
 from __future__ import annotations
@@ -104,9 +105,10 @@ async def take_cut(admin: Watch, names: TopicNames, config: Config, counts: Mapp
     def parts(*topics: str) -> list[Partition]:
         return [Partition(topic, number) for topic in topics for number in range(counts[topic])]
 
-    marks = await admin.high_watermarks(parts(copied.events, copied.seen))
+    marks = await admin.high_watermarks(parts(copied.events))
     senders = {lane: await _sender_positions(admin, names, lane) for lane in config.lanes}
     ends = await settled_ends(admin, parts(*copied.states))
+    marks |= await admin.high_watermarks(parts(copied.seen))
     router = await _stable(admin, names.router_group)
     ends |= await settled_ends(admin, parts(*copied.flows))
     ends |= await settled_ends(admin, parts(copied.events))
