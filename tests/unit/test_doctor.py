@@ -757,3 +757,9 @@ def test_every_check_of_the_catalogue_was_broken_here() -> None:
     if len(BROKEN) < 10:
         pytest.skip("only with the whole file")
     assert sorted(set(WHY) - BROKEN) == []
+
+
+def test_the_page_of_the_checks_is_current() -> None:
+    from postlane.ops.doctor.__main__ import PAGE, page
+
+    assert (Path(__file__).parents[2] / PAGE).read_text() == page(), "run `python -m postlane.ops.doctor`"

@@ -135,6 +135,8 @@ class Load:
         while not self._giving_up.is_set() and not (self._stopping.is_set() and not self.unanswered):
             if self._pressing():
                 self._one()
+                if self._stopping.is_set():
+                    time.sleep(0.01)  # what is refused at once shall not spin
                 continue
             wait_s = due - time.monotonic()
             if wait_s > 0:
@@ -144,9 +146,11 @@ class Load:
             self._one()
 
     def _pressing(self) -> bool:
-        """Whether a scenario's own mail waits: those do not keep to the rate."""
+        """Whether something waits that does not keep to the rate: a scenario's own mail, or the last ones."""
         with self._lock:
-            return self._in_flight < IN_FLIGHT_MAX and bool(self._again) and self._again[0].kind != "ordinary"
+            if self._in_flight >= IN_FLIGHT_MAX or not self._again:
+                return False
+            return self._stopping.is_set() or self._again[0].kind != "ordinary"
 
     def _one(self) -> None:
         order = self._next()
