@@ -13,7 +13,7 @@ MINUTES ?= 10
 BIN    := .venv/bin
 STAMP  := .venv/.made-from
 
-.PHONY: help secrets setup demo test check bench simulate model audit fuzz schemas docs dist lock clean chaos soak compare k8s-manifests k8s-test scale-test
+.PHONY: help secrets setup demo test check bench simulate model audit fuzz schemas docs dist lock clean chaos soak compare drill k8s-manifests k8s-test scale-test
 
 help:
 	@echo "make setup    .venv with everything in it, as locked in requirements/dev.txt"
@@ -24,6 +24,7 @@ help:
 	@echo "make simulate run the services in one process in virtual time, faults by seed (SEEDS=FIRST-LAST)"
 	@echo "make chaos    faults injected into three brokers and six services under load (SEED=N FAULTS='a b'; as root)"
 	@echo "make soak     the same faults mixed for MINUTES=N; memory, files, threads and topics must be flat"
+	@echo "make drill    rehearse failures on a throwaway stack (ARGS='sender-crash --short'); docs/drills.md"
 	@echo "make compare  the same kills for Postlane, a naive consumer, Celery and Postfix, one kind of witness"
 	@echo "make model    explore the models of the protocols (ARGS=--long for the deep ones)"
 	@echo "make docs     the documentation site, into site/ (mkdocs, in an environment of its own)"
@@ -85,6 +86,9 @@ chaos: setup
 
 soak: setup
 	$(BIN)/python -m tests.chaos --seed $(SEED) --soak-minutes $(MINUTES) $(ARGS)
+
+drill: setup
+	$(BIN)/postlane drill $(ARGS)
 
 compare: setup .venv-compare/.made-from
 	$(BIN)/python -m tests.chaos.compare $(ARGS)
