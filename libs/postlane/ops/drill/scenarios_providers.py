@@ -42,7 +42,7 @@ def all_providers_down(scene: Scene) -> Iterator[str]:
 
 
 @scenario(15, "relay", after=_first_is_back)
-def network_loss(scene: Scene) -> Iterator[str]:
+def provider_network(scene: Scene) -> Iterator[str]:
     """The network to the first provider loses every packet: connections hang, and nobody is told."""
     relay = scene.site.relay
     relay.lose_everything()

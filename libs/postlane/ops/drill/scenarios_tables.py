@@ -44,7 +44,7 @@ def _differs(scene: Scene, messages: list[str]) -> bool:
 
 
 @scenario(1, "own")
-def tables_restored(scene: Scene) -> Iterator[str]:
+def restore_backup(scene: Scene) -> Iterator[str]:
     """Suppressions and templates are lost with their cluster: they are restored from a backup into an empty
     installation, which mails nobody before it is resumed, and no suppressed address ever."""
     site: ThrowawaySite = scene.site
