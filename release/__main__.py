@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
 
 from release.build import ROOT, BuildError, build_twice, digest, source_date_epoch
 from release.contents import check_sdist, check_wheel
+from release.declared import declared
 from release.install import check_install
 from release.sbom import write_sbom
 
@@ -24,7 +26,13 @@ def main() -> int:
         wheel = next(path for path in built if path.suffix == ".whl")
         sbom = out / f"{'-'.join(wheel.name.split('-')[:2])}.cdx.json"
         write_sbom(sbom, epoch)
+        again = out / "again.json"
+        write_sbom(again, epoch)
+        if digest(again) != digest(sbom):
+            raise BuildError(f"{sbom.name} is not reproducible")
+        again.unlink()
         said = check_install(wheel)
+        (out / "declared.json").write_text(json.dumps(declared(), indent=1, sort_keys=True) + "\n")
     except BuildError as error:
         print(f"dist: {error}", file=sys.stderr)
         return 1

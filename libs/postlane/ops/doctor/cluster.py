@@ -89,6 +89,8 @@ async def _asked(name: str, ask: _Ask) -> Sequence[Check]:
         return [skip(name, str(error))]  # topic-missing says so
     except LogError as error:
         return [skip(name, str(error), "grant this user what `postlane topics plan --acls` shows for the operator")]
+    except Exception as error:  # a fault of one check must not take the others' answers along
+        return [skip(name, f"the check itself failed: {type(error).__name__}: {error}", "please report it")]
 
 
 async def _topics(log: KafkaLog, environment: Environment, config: Config) -> Sequence[Check]:

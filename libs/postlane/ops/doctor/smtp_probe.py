@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import re
 import ssl
 from dataclasses import dataclass, field
@@ -62,7 +63,8 @@ async def probe(provider: Provider, password: str | None) -> Spoken:
     except (OSError, _Broken, UnicodeError) as error:
         named = type(error).__name__ == "gaierror"
         spoken.fault = "name" if named else "unreachable"
-        spoken.said = getattr(error, "strerror", None) or str(error)
+        code = getattr(error, "errno", None)
+        spoken.said = os.strerror(code) if code and not named else getattr(error, "strerror", None) or str(error)
     return spoken
 
 
