@@ -215,6 +215,12 @@ def test_nobody_can_delete_records_or_topics_or_change_who_may_what(world: World
 
 
 @long
+def test_a_backup_needs_no_more_than_its_rights(world: World, tmp_path: Path) -> None:
+    world.postlane("backup", "backup", str(tmp_path / "kept"))
+    assert any((tmp_path / "kept").iterdir())
+
+
+@long
 def test_a_wrong_password_is_nobody(world: World) -> None:
     client = AdminClient({**world.client("operator"), "sasl.password": "wrong"})
     with pytest.raises(KafkaException):
