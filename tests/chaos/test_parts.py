@@ -91,5 +91,5 @@ def test_batches_are_found_in_a_segment_and_one_bit_flips(tmp_path: Path) -> Non
 
 
 def test_a_mail_left_for_a_person_is_not_called_lost() -> None:
-    outcome = Outcome("n", "k", 3, 1, ("a",), (), 0, 2, 1, 0, 1.0, "")
+    outcome = Outcome("n", "k", 3, 1, ("a",), (), 0, 2, 1, 0, 0, 1.0, "")
     assert (outcome.as_json()["lost"], outcome.as_json()["uncertain"]) == (1, 2)

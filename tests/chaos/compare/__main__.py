@@ -76,15 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| what | killed with SIGKILL | lost | for a person | repeated | copies too many | replies dropped | s |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| what | killed with SIGKILL | lost | queued | for a person | repeated | copies too many | replies dropped | s |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         if "not_tried" in row:
-            lines.append(f"| {row['name']} | not tried: {row['not_tried']} | | | | | | |")
+            lines.append(f"| {row['name']} | not tried: {row['not_tried']} | | | | | | | |")
             continue
         lines.append(
             f"| {row['name']} | {row['killed']}, {row['kills']} times | {row['lost']} "
+            f"| {row['still_queued']} "
             f"| {row['uncertain']} ({row['uncertain_without_a_copy']} without a copy) | {row['repeated']} "
             f"| {row['surplus_copies']} | {row['replies_dropped']} | {row['seconds']} |"
         )

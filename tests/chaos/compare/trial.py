@@ -17,8 +17,10 @@ from postlane.local.practice import PracticeProcess
 DOT_DELAY_S = 0.02
 DROPPED = 0.01
 CONNECTIONS = 8
-QUIET_S = 40.0  # longer than Celery's visibility time-out, Kafka's session time-out and Postfix's back-off together
-TRIAL_MAX_S = 300.0
+# Longer than Kafka's session time-out, Postfix's back-off, and the 100 s after which a Celery worker looks again for
+# what another took and did not finish (ten of those at a time).
+QUIET_S = 130.0
+TRIAL_MAX_S = 1200.0
 _POLL_S = 0.02
 
 
@@ -52,8 +54,11 @@ class Contestant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a trial, by recipient. `lost`: the witness has none, and the contestant does not say so; `surplus`
-    counts copies beyond the first; `uncertain` were left for a person, `uncertain_lost` of them without a copy."""
+    """What came of a trial, by recipient.
+
+    `lost`: the witness has none, and the contestant does not say so; `surplus`: copies beyond the first; `uncertain`:
+    left for a person, `uncertain_lost` of them without a copy; `left`: queued still when nothing came for QUIET_S.
+    """
 
     name: str
     killed: str
@@ -64,6 +69,7 @@ class Outcome:
     surplus: int
     uncertain: int
     uncertain_lost: int
+    left: int | None
     dropped_replies: int
     seconds: float
     note: str
@@ -79,6 +85,7 @@ class Outcome:
             "surplus_copies": self.surplus,
             "uncertain": self.uncertain,
             "uncertain_without_a_copy": self.uncertain_lost,
+            "still_queued": self.left,
             "replies_dropped": self.dropped_replies,
             "seconds": round(self.seconds, 1),
             "note": self.note,
@@ -119,6 +126,7 @@ def run(contestant: Contestant, mails: int, kills: int, seed: int) -> Outcome:
         surplus=sum(count - 1 for count in copies.values()),
         uncertain=len(uncertain),
         uncertain_lost=sum(1 for r in uncertain if not copies[r]),
+        left=contestant.pending(),
         dropped_replies=sum(1 for entry in entries if entry.outcome == "accepted_dropped"),
         seconds=(entries[-1].at - entries[0].at) if entries else time.monotonic() - began,
         note=contestant.note(),
