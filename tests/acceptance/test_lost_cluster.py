@@ -102,7 +102,7 @@ def test_restored_cluster_sends_what_was_pending_and_nothing_else(kafka: KafkaCl
     with Rig(kafka.bootstrap_servers, tmp_path / "old") as old:
         # What has been delivered must never be sent again.
         delivered = old.publish(30)
-        old.until(lambda books: books.settled(dict.fromkeys(delivered)), "the first mails are delivered")
+        old.until(lambda books: books.settled(dict.fromkeys(delivered)), "the first mails are delivered", WAIT_S)
         first = postlane(old, "backup", place)
         assert first["full"] is True
 
@@ -110,14 +110,16 @@ def test_restored_cluster_sends_what_was_pending_and_nothing_else(kafka: KafkaCl
         later = old.publish(3, send_at=datetime.now(UTC) + timedelta(hours=2))
         old.practice.control.add_fault("hang", "dot", recipient="*@hang.example")
         doubted = old.publish(1, domain="hang.example")
-        old.until(lambda b: all("Attempted" in types(b, d) for d in ended(b, doubted)), "one is in doubt")
+        old.until(lambda b: all("Attempted" in types(b, d) for d in ended(b, doubted)), "one is in doubt", WAIT_S)
         postlane(old, "pause", "--lane", "transactional")
         postlane(old, "pause", "--lane", "bulk")
         held = old.publish(6)
         bulk = old.publish(5, lane="bulk")
         mine = [*held, *bulk, *later]
         old.until(
-            lambda b: all({"Routed", "Scheduled"} & set(types(b, d)) for d in ended(b, mine)), "all are on their way"
+            lambda b: all({"Routed", "Scheduled"} & set(types(b, d)) for d in ended(b, mine)),
+            "all are on their way",
+            WAIT_S,
         )
         unwanted = old.accepted[held[0]].to[0]
         postlane(old, "suppress", "add", unwanted)
@@ -129,7 +131,9 @@ def test_restored_cluster_sends_what_was_pending_and_nothing_else(kafka: KafkaCl
 
         # After the point: the lane is resumed and its mails arrive; then the cluster is lost.
         postlane(old, "resume", "--lane", "bulk")
-        old.until(lambda books: all("Delivered" in types(books, d) for d in of(books, bulk)), "bulk is delivered")
+        old.until(
+            lambda books: all("Delivered" in types(books, d) for d in of(books, bulk)), "bulk is delivered", WAIT_S
+        )
         names = old.books()
         ids = {
             name: of(names, group)
@@ -158,7 +162,11 @@ def test_restored_cluster_sends_what_was_pending_and_nothing_else(kafka: KafkaCl
             # Paused, with everything running: a mail published now is routed, and nothing is sent.
             new.start_services()
             canary = new.publish(1)
-            new.until(lambda books: any("Routed" in types(books, d) for d in of(books, canary)), "the canary is routed")
+            new.until(
+                lambda books: any("Routed" in types(books, d) for d in of(books, canary)),
+                "the canary is routed",
+                WAIT_S,
+            )
             assert copies(new) == before
             postlane(new, "backup", str(tmp_path / "backups"), code=1)  # another installation's place
 
@@ -171,6 +179,7 @@ def test_restored_cluster_sends_what_was_pending_and_nothing_else(kafka: KafkaCl
                     and all(b.by_message[m] for m in mails)
                 ),
                 "what was pending has ended",
+                WAIT_S,
             )
             now = copies(new)
 

@@ -27,6 +27,8 @@ from postlane.eventlog.worker import Worker
 
 _api: Any = _untyped  # its names are not exported to type checkers
 K = TypeVar("K")
+COORDINATOR_TRIES_MAX = 60
+COORDINATOR_WAIT_S = 0.5
 V = TypeVar("V")
 
 
@@ -299,7 +301,20 @@ class KafkaAdmin:
         return positions
 
     async def set_group_offsets(self, group: str, positions: Mapping[Partition, Committed]) -> None:
-        """Put down positions for a group without members (a restore). Raises Retriable, Fatal (it has members)."""
+        """Put down positions for a group without members (a restore). Raises Retriable, Fatal (it has members).
+
+        A group that nobody has used yet gets its coordinator with the first question: that is waited for.
+        """
+        for left in reversed(range(COORDINATOR_TRIES_MAX)):
+            try:
+                await self._set_group_offsets(group, positions)
+                return
+            except Retriable:
+                if not left:
+                    raise
+            await asyncio.sleep(COORDINATOR_WAIT_S)
+
+    async def _set_group_offsets(self, group: str, positions: Mapping[Partition, Committed]) -> None:
         if not positions:
             return
         wanted = [TopicPartition(p.topic, p.number, c.offset, c.metadata) for p, c in sorted(positions.items())]

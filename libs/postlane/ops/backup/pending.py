@@ -146,7 +146,7 @@ class Pending:
         return self._positions.marks.get(topic, {}).get(self._number, 0)
 
     def _read_late(self) -> set[str]:
-        """The keys (message id; of a replay, delivery id) of what was routed after the router's positions were taken."""
+        """The keys (message id; of a replay, delivery id) of what was routed after the router's positions."""
         seen = self._archive.records(SEEN, self._number, self._mark(SEEN))
         candidates = {record.key for record in seen if record.key is not None}
         late = set()
