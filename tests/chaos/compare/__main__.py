@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| what | killed with SIGKILL | lost | queued | for a person | repeated | copies too many | replies dropped | s |",
+        "| what | killed with SIGKILL | lost | queued | for a person | repeated | copies too many | replies lost | s |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
