@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 Severity = Literal["page", "ticket", "none"]
 RUNBOOKS = "docs/runbooks"
+# Results that speak of a provider, not of a mail.
+_FAULTS = "provider|infrastructure|policy|throttled|in_doubt"
 BACKLOG = "postlane:backlog:records"
 
 
@@ -48,7 +50,7 @@ RECORDED: tuple[tuple[str, str], ...] = (
     ("postlane:attempts:rate5m", "sum by (lane, provider, result) (rate(postlane_sender_attempts_total[5m]))"),
     (
         "postlane:attempts_failed:ratio_rate10m",
-        'sum by (provider) (rate(postlane_sender_attempts_total{result=~"provider|throttled|in_doubt|not_begun"}[10m]))'
+        'sum by (provider) (rate(postlane_sender_attempts_total{result=~"' + _FAULTS + '"}[10m]))'
         " / (sum by (provider) (rate(postlane_sender_attempts_total[10m])) > 0)",
     ),
 )
@@ -163,7 +165,7 @@ BOOKS = (
         "10m",
         "ticket",
         "lane {{ $labels.lane }}: a takeover would have to read {{ $value }} records of the state topic",
-        "One record holds O back: until it is settled a restart takes longer, and at last the partition admits no more.",
+        "One record holds O back: until it is settled a restart takes longer; at last the partition admits no more.",
     ),
     Alert(
         "TicksSlow",
@@ -245,7 +247,7 @@ CLUSTER = (
         "5m",
         "page",
         "{{ $labels.instance }}: less than a tenth of a disk is free",
-        "{{ $value | humanizePercentage }} left. A broker whose disk is full stops; so do the router's store and recorders.",
+        "{{ $value | humanizePercentage }} left. A broker whose disk is full stops; so do the store and the recorders.",
         needs="node_exporter for the brokers' disks; the services report their own data directories",
     ),
     Alert(

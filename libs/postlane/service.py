@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from threading import Timer
 from typing import Any, Protocol
@@ -61,6 +61,7 @@ class ServiceContext:
     config: Config
     metrics: Metrics
     tracer: tracing.Tracer
+    beside: list[Coroutine[Any, Any, None]] = field(default_factory=list)  # run as long as the service; never fail it
 
 
 @dataclass(slots=True)
@@ -126,6 +127,7 @@ def _run(
     metrics = Metrics(name)
     tracer = tracing.tracer(name, environment.instance_id)
     phase = _Phase()
+    metrics.watch(phase.not_ready, environment.data_dir)
     port = default_port if environment.http_port is None else environment.http_port
     http = ServiceHttp(
         environment.http_host,
@@ -142,7 +144,7 @@ def _run(
     try:
         with asyncio.Runner(loop_factory=_loop_factory(uvloop)) as runner:
             context = ServiceContext(name, environment, config, metrics, tracer)
-            return runner.run(_live(lambda: build(context), phase, last_resort, stop_timeout_s))
+            return runner.run(_live(lambda: build(context), phase, last_resort, stop_timeout_s, context.beside))
     finally:
         http.close()
         tracer.close()
@@ -154,7 +156,13 @@ def _exit_now() -> None:
     os._exit(1)
 
 
-async def _live(build: Callable[[], Service], phase: _Phase, last_resort: Timer, stop_timeout_s: float) -> int:
+async def _live(
+    build: Callable[[], Service],
+    phase: _Phase,
+    last_resort: Timer,
+    stop_timeout_s: float,
+    beside: list[Coroutine[Any, Any, None]],
+) -> int:
     """Start, run, stop; the service is built inside the loop, so that it may make asyncio objects."""
     asked, pressed = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -165,10 +173,12 @@ async def _live(build: Callable[[], Service], phase: _Phase, last_resort: Timer,
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     service = phase.service = build()
+    aside = [asyncio.create_task(each, name="beside") for each in beside]
     work = asyncio.create_task(_start_and_run(service, phase, asked), name="service")
     stop_wanted = asyncio.create_task(asked.wait(), name="signal")
     await asyncio.wait({work, stop_wanted}, return_when=asyncio.FIRST_COMPLETED)
-    stop_wanted.cancel()
+    for task in (stop_wanted, *aside):
+        task.cancel()
     last_resort.start()
     if not asked.is_set():
         phase.reason = "stopping"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+from postlane.broker_watch import watch_brokers
 from postlane.clock import SystemClock
 from postlane.config import ConfigurationError, Environment
 from postlane.eventlog.errors import OptionRefused
@@ -40,4 +41,6 @@ def build(context: ServiceContext) -> Service:
         timeline_days=context.config.topics.events_days,
     )
     engine = open_database(environment.database_url)
-    return Ledger(cluster_of(environment), engine, settings, context.metrics.ledger, SystemClock())
+    cluster = cluster_of(environment)
+    context.beside.append(watch_brokers(cluster.admin, context.metrics.kafka))
+    return Ledger(cluster, engine, settings, context.metrics.ledger, SystemClock())

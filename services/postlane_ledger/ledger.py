@@ -84,6 +84,7 @@ class Ledger:
         self._ended.set()
         self._trouble: str | None = None  # with the database, or with a partition's place
         self._deaf: str | None = None  # the log cannot be read
+        self._folded_ms = self._now_ms()  # the time of the newest event folded
 
     # -------------------------------------------------------------------------------------------- Service
 
@@ -240,6 +241,7 @@ class Ledger:
             self._displace()
         else:
             self._trouble = None
+            self._folded_ms = max(record.timestamp_ms for record in records)
             self._count(folded, len(records), self._clock.monotonic() - began)
             for partition, following in folded.next_offsets.items():
                 if partition in self._next:
@@ -320,7 +322,9 @@ class Ledger:
                 ends = await self._cluster.high_watermarks(list(placed)) if placed else {}
             except LogError:
                 continue  # the loop meets it too, and says so
-            self._metrics.lag.set(sum(max(0, end - placed[partition]) for partition, end in ends.items()))
+            lag = sum(max(0, end - placed[partition]) for partition, end in ends.items())
+            self._metrics.lag.set(lag)
+            self._metrics.behind_seconds.set(max(0, self._now_ms() - self._folded_ms) / 1000 if lag else 0)
 
     def _count(self, folded: Folded, records: int, seconds: float) -> None:
         self._metrics.batch_seconds.observe(seconds)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from postlane.eventlog.ports import Outgoing, Partition, Received
+from postlane.telemetry.tracing import Span
 from postlane_router.store import Entry
+
+LETTERS = {"undecodable": "undecodable", "conflicted": "key_conflict"}  # what goes to the dead letters, and why
 
 
 @dataclass(slots=True)
@@ -18,8 +21,11 @@ class Batch:
     outcomes: dict[str, int] = field(default_factory=dict)  # requests, by what became of them
     lanes: dict[str, int] = field(default_factory=dict)  # dispatch records, by lane
     steps: dict[str, int] = field(default_factory=dict)  # dispatch records into the delay stage, by step
+    letters: dict[str, int] = field(default_factory=dict)  # dead letters, by reason
+    spans: list[Span] = field(default_factory=list)  # of its records, where traces are on; they end with its commit
     read: int = 0
     last: tuple[Partition, int] | None = None  # where the last record read lies
+    outcome: str | None = None  # what became of it, where it was a request
     written_bytes: int = 0
 
     def take(self, record: Received, outcome: str | None, written: list[Outgoing]) -> None:
@@ -27,8 +33,11 @@ class Batch:
         partition = Partition(record.topic, record.partition)
         self.offsets[partition] = record.offset + 1
         self.last = partition, record.offset
+        self.outcome = outcome
         if outcome is not None:
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+            if outcome in LETTERS:
+                self.count_letter(LETTERS[outcome])
         self.records += written
         self.read += 1
         for out in written:
@@ -41,6 +50,10 @@ class Batch:
     def count_lane(self, lane: str) -> None:
         """A dispatch record went to its lane."""
         self.lanes[lane] = self.lanes.get(lane, 0) + 1
+
+    def count_letter(self, reason: str) -> None:
+        """A record went to the dead letters."""
+        self.letters[reason] = self.letters.get(reason, 0) + 1
 
     def count_step(self, step: str) -> None:
         """A dispatch record went into the delay stage."""

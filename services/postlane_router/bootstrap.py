@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from postlane.broker_watch import watch_brokers
 from postlane.config import ConfigurationError
 from postlane.core.rules import rules_without
 from postlane.eventlog.errors import OptionRefused
@@ -31,6 +32,7 @@ def build(context: ServiceContext) -> Service:
         store = RocksStore(settings.store_path, settings.store_cache_bytes, settings.store_write_buffer_bytes)
     except (StoreTaken, OSError) as error:
         raise ConfigurationError(f"POSTLANE_DATA_DIR: {error}") from None
+    context.beside.append(watch_brokers(cluster.admin, context.metrics.kafka))
     return Router(
         cluster,
         environment.names,
@@ -40,4 +42,5 @@ def build(context: ServiceContext) -> Service:
         SystemClock(),
         context.metrics.router,
         rules,
+        context.tracer,
     )

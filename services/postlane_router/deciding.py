@@ -22,10 +22,12 @@ from postlane.core.identity import split_delivery_id
 from postlane.core.knowledge import Knowledge
 from postlane.core.route import RoutePolicy, content_of, route
 from postlane.core.rules import ALL_RULES, Rules
-from postlane.eventlog.codec import Unreadable, decode_record, trace_headers
+from postlane.eventlog.codec import Unreadable, decode_record, trace_headers, without_trace
 from postlane.eventlog.dead_letters import dead_letter
 from postlane.eventlog.ports import Outgoing, Partition, Received
 from postlane.eventlog.topics import TopicNames
+from postlane.telemetry.tracing import OFF, Span, Tracer
+from postlane_router import tracing
 from postlane_router.batch import Batch
 from postlane_router.reading import Reading, fault_of, read_request
 from postlane_router.store import DAY_S, Entry, SeenStore
@@ -64,7 +66,10 @@ class Decider:
         knows: Knowledge,
         store: SeenStore,
         rules: Rules = ALL_RULES,
+        tracer: Tracer = OFF,
     ) -> None:
+        self._tracer = tracer
+        self._span: Span | None = None  # of the record that is being decided, where traces are on
         self._names = names
         self._policy = policy
         self._knows = knows
@@ -123,6 +128,9 @@ class Decider:
         batch = Batch()
         for place, record in enumerate(poll.records):
             reading = poll.readings.get(place)
+            if self._tracer.enabled:
+                group = self._names.router_group
+                self._span, read = tracing.begin(self._tracer, group, record, now, reading is None), batch.read
             if self._refused and (Partition(record.topic, record.partition), record.offset) in self._refused:
                 error = Unreadable("what becomes of it is larger than the broker takes")
                 batch.take(record, None if reading is None else "undecodable", self._undecodable(record, error, now))
@@ -132,6 +140,8 @@ class Decider:
                 partition = Partition(record.topic, record.partition)
                 if partition not in waits:
                     self._delayed(batch, record, partition, now, now_ms, looked, waits)
+            if self._span is not None and batch.read > read:
+                tracing.decided(batch, self._span)
             if batch.written_bytes >= max_bytes:
                 yield batch
                 batch = Batch()
@@ -157,7 +167,7 @@ class Decider:
         try:
             written = self._accept(batch, reading, now)
         except Exception as error:  # a bug that one mail meets must not stop the others' mail
-            log.exception("a request could not be routed", extra=_place(record))
+            log.exception("a request could not be routed", extra=_place(record) | tracing.ids(self._span))
             batch.take(record, "undecodable", self._undecodable(record, error, now))
             return
         poll.known[reading.key] = digest
@@ -169,7 +179,7 @@ class Decider:
         size_bytes = len(record.value or b"")
         content = content_of(request, reading.people)
         made = route(request, reading.people, content, fault_of(content), size_bytes, self._knows, self._policy, now)
-        trace = _trace(record)
+        trace = self._trace(record)
         key = request.message_id.encode()
         written = [self._writer.seen(partition, reading.key, reading.digest)]
         written += self._events(record, key, made.events, trace)
@@ -185,7 +195,7 @@ class Decider:
         event = Conflicted(message_id=request.message_id, generation=request.generation, at=now)
         error = KeyConflict("the key was accepted before with other content")
         letter = dead_letter(record, self._names.router_group, "key_conflict", error)
-        return [letter, *self._events(record, request.message_id.encode(), [event], _trace(record))]
+        return [letter, *self._events(record, request.message_id.encode(), [event], self._trace(record))]
 
     # ----------------------------------------------------------------------------------------------- delay stage
 
@@ -203,6 +213,7 @@ class Decider:
             ready = decode_record(DispatchReady, record)
             split_delivery_id(ready.delivery_id)
         except (Unreadable, ValueError) as error:
+            batch.count_letter("undecodable")
             batch.take(record, None, self._undecodable(record, error, now))
             return
         step_s = self._steps[record.topic]
@@ -215,7 +226,8 @@ class Decider:
         batch.take(record, None, self._looked_at(batch, record, ready, now))
 
     def _looked_at(self, batch: Batch, record: Received, ready: DispatchReady, now: datetime) -> list[Outgoing]:
-        trace = _trace(record)
+        trace = self._trace(record)
+        onward = None if self._span is None else trace
         key = ready.message_id.encode()
         decision = look(ready, self._knows, now)
         if isinstance(decision, End):
@@ -227,12 +239,13 @@ class Decider:
                 content = encode_content(decision.ready.content)
                 changed = self._writer.dispatch(record.partition, key, decision.ready, content, decision.step, trace)
                 return [changed, *written]
-            return [_onward(record, self._names.delay(decision.step.name)), *written]
+            return [_onward(record, self._names.delay(decision.step.name), onward), *written]
         if ready.lane not in self._policy.lanes:
+            batch.count_letter("unknown_lane")
             return self._no_lane(record, ready, now)
         self._count(batch, ready, None)
         return [
-            _onward(record, self._writer.lane(ready.lane)),
+            _onward(record, self._writer.lane(ready.lane), onward),
             *self._events(record, key, [decision.event] if decision.event else [], trace),
         ]
 
@@ -251,7 +264,7 @@ class Decider:
             at=now,
             reason="unknown_lane",
         )
-        return [letter, *self._events(record, ready.message_id.encode(), [event], _trace(record))]
+        return [letter, *self._events(record, ready.message_id.encode(), [event], self._trace(record))]
 
     # ------------------------------------------------------------------------------------------------------ both
 
@@ -267,7 +280,7 @@ class Decider:
         )
         letter = dead_letter(record, self._names.router_group, "undecodable", Unreadable(reason))
         key = event.message_id.encode() if event.message_id else None
-        return [letter, *self._events(record, key, [event], _trace(record))]
+        return [letter, *self._events(record, key, [event], self._trace(record))]
 
     def _events(
         self, record: Received, key: bytes | None, events: Sequence[Fact], trace: Sequence[tuple[str, bytes]]
@@ -276,7 +289,16 @@ class Decider:
         make, partition = self._writer.event, record.partition
         return [make(partition, key, event, f"{source}{n}".encode(), trace) for n, event in enumerate(events)]
 
+    def _trace(self, record: Received) -> list[tuple[str, bytes]]:
+        """The W3C trace context to hand on: the span's, else the record's unless it is longer than one can be, for it
+        goes into every record of a mail."""
+        if self._span is not None:
+            return self._tracer.headers(self._span)
+        return [(k, v) for k, v in trace_headers(record.headers) if v is not None and len(v) <= TRACE_MAX_BYTES]
+
     def _count(self, batch: Batch, ready: DispatchReady, step: Step | None) -> None:
+        if self._span is not None:
+            tracing.dispatched(self._tracer, self._span, ready, step)
         if step is None:
             batch.count_lane(ready.lane)
         else:
@@ -293,14 +315,11 @@ def _read(record: Received) -> Reading | Unreadable:
         return Unreadable(f"it could not be read: {type(error).__name__}")
 
 
-def _trace(record: Received) -> list[tuple[str, bytes]]:
-    """The W3C trace context to hand on, unless it is longer than one can be: it goes into every record of a mail."""
-    return [(k, v) for k, v in trace_headers(record.headers) if v is not None and len(v) <= TRACE_MAX_BYTES]
-
-
-def _onward(record: Received, topic: str) -> Outgoing:
-    """The record as it is, in another topic: whatever a newer version wrote into it stays."""
-    return Outgoing(topic, record.partition, record.key, record.value, record.headers)
+def _onward(record: Received, topic: str, trace: Sequence[tuple[str, bytes]] | None) -> Outgoing:
+    """The record as it is, in another topic: whatever a newer version wrote into it stays. `trace` takes the place of
+    its trace context, where this stay has a span."""
+    headers = record.headers if trace is None else [*without_trace(record.headers), *trace]
+    return Outgoing(topic, record.partition, record.key, record.value, headers)
 
 
 def _shown(key: bytes | None) -> str | None:

@@ -29,6 +29,7 @@ from postlane.eventlog.errors import Aborted, CommitUnknown, Fatal, Fenced, LogE
 from postlane.eventlog.ports import Committed, Log, Member, Partition, Received, Transaction, Transactor
 from postlane.eventlog.topics import TopicNames
 from postlane.telemetry.metrics import RouterMetrics
+from postlane.telemetry.tracing import OFF, Tracer
 from postlane_router.batch import Batch
 from postlane_router.clock import Clock
 from postlane_router.config import RouterSettings
@@ -59,6 +60,7 @@ class Router:
         clock: Clock,
         metrics: RouterMetrics,
         rules: Rules = ALL_RULES,
+        tracer: Tracer = OFF,
     ) -> None:
         self._cluster = cluster
         self._names = names
@@ -68,7 +70,7 @@ class Router:
         self._clock = clock
         self._metrics = metrics
         self._tables = RouterTables()
-        self._decider = Decider(names, RoutePolicy.of(config), self._tables, store, rules)
+        self._decider = Decider(names, RoutePolicy.of(config), self._tables, store, rules, tracer)
         self._own = Ownership(cluster, names, store, self, settings.restore_timeout_s, settings.retry_wait_s)
         self._measures = Measures(cluster, names, self._own, store, metrics, settings.lag_every_s)
         self._member: Member | None = None
@@ -326,6 +328,7 @@ class Router:
         self._forget()
 
     async def _aborted(self, error: Aborted) -> None:
+        self._metrics.aborted_total.inc()
         self._own.rewind()
         wait_s = min(ABORTED_WAIT_FIRST_S * 2 ** min(self._aborts, 10), ABORTED_WAIT_MAX_S)
         self._aborts += 1
@@ -361,6 +364,7 @@ class Router:
 
     def _rebuild_store(self, error: StoreBroken) -> None:
         log.error("the store is damaged and is rebuilt from the log", extra={"error": str(error)})
+        self._metrics.store_rebuilds_total.inc()
         self._store.reset()
         self._own.stand_still()
         self._own.take_over()

@@ -8,6 +8,7 @@ from postlane.eventlog.errors import LogError, Retriable
 from postlane.eventlog.ports import Log
 from postlane.eventlog.topics import TopicNames
 from postlane.telemetry.metrics import RouterMetrics
+from postlane_router import tracing
 from postlane_router.batch import Batch
 from postlane_router.ownership import Ownership
 from postlane_router.store import SeenStore, StoreBroken
@@ -36,6 +37,7 @@ class Measures:
     def count(self, batch: Batch) -> None:
         """A batch was committed."""
         metrics = self._metrics
+        tracing.over(batch)
         metrics.batch_records.observe(batch.read)
         for outcome, count in batch.outcomes.items():
             metrics.requests_total.labels(outcome).inc(count)
@@ -43,6 +45,8 @@ class Measures:
             metrics.deliveries_total.labels(lane).inc(count)
         for step, count in batch.steps.items():
             metrics.delayed_total.labels(step).inc(count)
+        for reason, count in batch.letters.items():
+            metrics.dead_letters_total.labels(reason).inc(count)
 
     async def watch(self, tables: RouterTables) -> None:
         """Look at the lag now and then, and whether the tables are still followed (where not, ownership fails)."""
@@ -59,6 +63,8 @@ class Measures:
                 continue  # the loop meets it too, and says so
 
     async def _look(self) -> None:
+        self._metrics.partitions.set(len(self._own.books))
+        self._metrics.taking_over.set(len(self._own.unready()))
         self._metrics.remembered_keys.set(self._store.keys())
         moving = {p: book.next for p, book in self._own.books.items() if book.next is not None}
         ends = await self._cluster.high_watermarks(list(moving)) if moving else {}

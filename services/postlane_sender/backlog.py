@@ -12,16 +12,22 @@ from collections.abc import Sequence
 
 from postlane.eventlog.errors import LogError
 from postlane.eventlog.ports import Partition
+from postlane_sender import measures
 from postlane_sender.lane import LaneState
+from postlane_sender.link import Link
 
 EVERY_S = 5.0
 _log = logging.getLogger("postlane.sender")
 
 
-async def watch_backlog(lanes: Sequence[LaneState], every_s: float = EVERY_S) -> None:
+async def watch_backlog(
+    lanes: Sequence[LaneState], every_s: float = EVERY_S, *, links: Sequence[Link] = ()
+) -> None:
     """Look every `every_s` seconds until cancelled; what the brokers do not tell stays as it was told last."""
     while True:
+        measures.say_links(links)
         for lane in lanes:
+            measures.say_books(lane)
             try:
                 lane.metrics.backlog.labels(lane.name).set(await unread(lane))
             except LogError as error:

@@ -15,6 +15,8 @@ from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.ports import Log, Tail
 from postlane.eventlog.tables import ControlTable, TemplateTable
 from postlane.service import ServiceContext
+from postlane.telemetry.tracing import Tracer
+from postlane_sender import tracing
 from postlane_sender.advice import Advice
 from postlane_sender.backlog import watch_backlog
 from postlane_sender.composer import Composer
@@ -39,7 +41,7 @@ class Sender:
         self._context = context
         self._lanes = lanes_of(context.environment, context.config)
         self._rules, self._failpoints = settings_of_tests()
-        self._sessions = _sessions(list(context.config.providers.values()))
+        self._sessions = _sessions(list(context.config.providers.values()), context.tracer)
         self._life = str(uuid.uuid4())
         self._observations = Observations(context.environment.instance_id, SystemClock())
         self._log: Log | None = None
@@ -90,6 +92,7 @@ class Sender:
         )
         lane.courier = pool = Pool(lane, self._sessions)
         self._links += pool.links
+        lane.metrics.expect(name, lane.policy.providers, lane.policy.in_doubt)
         return lane
 
     def _recorder(self, lane: str) -> FlightRecorder | NoRecorder:
@@ -108,7 +111,8 @@ class Sender:
 
     async def run(self) -> None:
         running = [asyncio.create_task(loop.run(), name=loop.lane.name) for loop in self._loops]
-        watching = asyncio.create_task(watch_backlog([loop.lane for loop in self._loops]), name="backlog")
+        lanes = [loop.lane for loop in self._loops]
+        watching = asyncio.create_task(watch_backlog(lanes, links=self._links), name="backlog")
         advising = asyncio.create_task(self._advice().run(self._links), name="advice")
         try:
             await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
@@ -159,7 +163,7 @@ class Sender:
         return None
 
 
-def _sessions(providers: list[Provider]) -> OpenSession:
+def _sessions(providers: list[Provider], tracer: Tracer) -> OpenSession:
     """Opens a session of a link. Certificates are read here, once; a password with each session, so that one that was
     rotated is used without a restart."""
     for provider in providers:
@@ -173,6 +177,13 @@ def _sessions(providers: list[Provider]) -> OpenSession:
             password = password_of(link.provider)
         except ConfigurationError as error:
             raise ProviderDown(name, str(error)) from None
-        return await open_session(link.provider, password, link, limits=limits[name], tls_context=contexts[name])
+
+        def ends(at: float) -> None:  # no series without a certificate: one at 0 would be one that has ended
+            link.pool.lane.metrics.certificate_expiry.labels(name).set(at)
+
+        with tracing.session(tracer, link.provider):
+            return await open_session(
+                link.provider, password, link, limits=limits[name], tls_context=contexts[name], certificate_ends=ends
+            )
 
     return opened

@@ -83,7 +83,7 @@ class Drafter:
         assert mail is not None
         self._note(draft, entry, Stage.STARTING)
         if lane.tracer.enabled:
-            tracing.begin(lane.tracer, lane.name, entry, mail)
+            tracing.begin(lane, entry, mail)
         key = mail.message_id.encode()
         draft.records.append(self._state(entry, wire.intent(lane, entry, mail, now)))
         draft.records.append(self._event(entry, Attempted, wire.attempted(entry, mail, now), key, stamp))

@@ -15,6 +15,7 @@ from postlane.core.policy import Provider
 from postlane.core.replies import Phase, Reply, ReplyClass, classify
 from postlane.core.smtp_envelope import Obstacle
 from postlane.core.smtp_events import Accepted, Cause, Closed, InDoubt, NotBegun, Refused, Unsendable
+from postlane_sender import measures, tracing
 from postlane_sender.connection import NOT_YET, Connection, NotYet, Result
 from postlane_sender.lane import Write
 from postlane_sender.session import ProviderDown, ProviderRefused
@@ -218,6 +219,8 @@ class Link:
             self._ended(entry, unsendable)
             return False
         self.pool.where[entry] = (self, conn)
+        if entry.span is not None:
+            tracing.phase(entry, "envelope")
         self.load[conn] = self.load.get(conn, 0) + 1
         return True
 
@@ -274,6 +277,7 @@ class Link:
         if not isinstance(result, Unsendable):
             lane = self.pool.lane
             lane.metrics.attempts_total.labels(lane.name, self.name, kind).inc()
+            measures.attempted(lane, self.name, item)
         self._ended(item, result)
 
     def closed(self, conn: Connection, closed: Closed) -> None:

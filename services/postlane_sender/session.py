@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import Protocol, cast
 
@@ -114,10 +115,12 @@ async def open_session(
     limits: SessionLimits,
     tls_context: ssl.SSLContext | None = None,
     ehlo_name: str | None = None,
+    certificate_ends: Callable[[float], None] | None = None,
 ) -> Connection:
     """Opens one session and hands it over; the listener's `ready` is called before this returns.
 
     `tls_context`: from `tls_context_of`, needed unless `tls` is "none". `ehlo_name`: None is this host's name.
+    `certificate_ends` is told when the server's certificate ends (unix seconds).
     Raises ProviderDown or ProviderRefused; neither carries the password, nor a traceback through code that had it.
     """
     if provider.tls != "none" and tls_context is None:
@@ -135,6 +138,8 @@ async def open_session(
     try:
         async with asyncio.timeout(limits.open_s):
             await _open(client, provider, password)
+            if certificate_ends is not None and client.transport is not None:
+                _tell_end(client.transport, certificate_ends)
             extensions = extensions_from_ehlo(client.esmtp_extensions)
             if not provider.pipelining:
                 extensions = extensions._replace(pipelining=False)
@@ -173,6 +178,12 @@ async def _open(client: aiosmtplib.SMTP, provider: Provider, password: SecretStr
         if password is None:
             raise ProviderDown(provider.name, "a user name is configured and no password")
         await client.login(provider.username, password.get_secret_value())
+
+
+def _tell_end(transport: asyncio.BaseTransport, certificate_ends: Callable[[float], None]) -> None:
+    certificate = transport.get_extra_info("peercert") or {}
+    if "notAfter" in certificate:
+        certificate_ends(ssl.cert_time_to_seconds(certificate["notAfter"]))
 
 
 def _refused(provider: Provider, error: aiosmtplib.SMTPResponseException) -> ProviderDown | ProviderRefused:

@@ -16,7 +16,7 @@ from collections.abc import Collection
 from postlane.core.books import Book, Entry, Stage
 from postlane.eventlog.errors import Aborted, CommitUnknown, Retriable
 from postlane.eventlog.ports import Transaction, Transactor
-from postlane_sender import tracing
+from postlane_sender import measures, tracing
 from postlane_sender.admission import Admission
 from postlane_sender.draft import Draft, Drafter
 from postlane_sender.lane import LaneState
@@ -125,8 +125,7 @@ class Ticker:
         lane = self._lane
         self._admission.over(entry)
         lane.recorder.free(entry)
-        if entry.decision is not None:
-            lane.metrics.outcomes_total.labels(lane.name, type(entry.decision.event).__name__).inc()
+        measures.settled(lane, entry)
         book.held_bytes -= entry.weight_bytes
         entry.body = entry.raw = entry.mail = entry.decision = None
 

@@ -19,6 +19,7 @@ from postlane.eventlog.ports import Headers, Received
 
 M = TypeVar("M", bound=Fact)
 VALUE_MAX_BYTES = 2_000_000
+TRACE_NAMES = ("traceparent", "tracestate")
 _TIME_MAX_MS = 253_402_300_799_999  # the end of year 9999
 
 
@@ -171,4 +172,9 @@ def header(record_headers: Headers, name: str) -> bytes | None:
 
 def trace_headers(record_headers: Headers) -> list[tuple[str, bytes]]:
     """The W3C trace context of a record (`traceparent`, `tracestate`), to be handed on."""
-    return [(k, v) for k, v in record_headers if k in ("traceparent", "tracestate")]
+    return [(k, v) for k, v in record_headers if k in TRACE_NAMES]
+
+
+def without_trace(record_headers: Headers) -> list[tuple[str, bytes]]:
+    """The other headers of a record."""
+    return [(k, v) for k, v in record_headers if k not in TRACE_NAMES]

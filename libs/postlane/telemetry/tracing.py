@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from postlane.core.errors import ConfigurationError
+from postlane.telemetry.addresses import Shown, shown_by
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -27,6 +28,14 @@ FLUSH_TIMEOUT_MS = 3_000
 
 class Span(Protocol):
     """One piece of work. As a context manager it is the active span; without, `end` ends it."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits; empty while off, and where the span is not sampled."""
+
+    @property
+    def span_id(self) -> str:
+        """16 hex digits, as `trace_id`."""
 
     def set(self, name: str, value: Value | None) -> None:
         """An attribute; None is left out."""
@@ -65,6 +74,9 @@ class Tracer(Protocol):
     def headers(self, span: Span) -> list[tuple[str, bytes]]:
         """`traceparent` and `tracestate` for the records that this span causes; empty while off."""
 
+    def address(self, address: str) -> dict[str, Value]:
+        """How spans speak of a recipient: its domain, and its address as POSTLANE_TRACE_ADDRESSES says."""
+
     def close(self) -> None:
         """Send what has gathered, at most FLUSH_TIMEOUT_MS."""
 
@@ -91,7 +103,7 @@ def tracer(service: str, instance: str = "", environ: Mapping[str, str] | None =
     if exporter == "otlp" and protocol != "http/protobuf":
         raise ConfigurationError(f"OTEL_EXPORTER_OTLP_PROTOCOL: {protocol!r} is not built in; use http/protobuf")
     try:
-        return _On(_provider(service, instance, exporter), service)
+        return _On(_provider(service, instance, exporter), service, shown_by(env))
     except ImportError:
         raise ConfigurationError("OTEL_* asks for traces: install postlane[telemetry]") from None
 
@@ -126,6 +138,9 @@ def _provider(service: str, instance: str, exporter: str) -> TracerProvider:
 
 class _NoSpan:
     """The span of tracing that is off."""
+
+    trace_id = ""
+    span_id = ""
 
     def set(self, name: str, value: Value | None) -> None:
         pass
@@ -165,6 +180,9 @@ class _Off:
     def headers(self, span: Span) -> list[tuple[str, bytes]]:
         return []
 
+    def address(self, address: str) -> dict[str, Value]:
+        return {}
+
     def close(self) -> None:
         pass
 
@@ -177,6 +195,16 @@ class _OnSpan:
     def __init__(self, span: OtelSpan) -> None:
         self.otel = span
         self._active: Any = None
+
+    @property
+    def trace_id(self) -> str:
+        context = self.otel.get_span_context()
+        return f"{context.trace_id:032x}" if context.trace_flags.sampled else ""
+
+    @property
+    def span_id(self) -> str:
+        context = self.otel.get_span_context()
+        return f"{context.span_id:016x}" if context.trace_flags.sampled else ""
 
     def set(self, name: str, value: Value | None) -> None:
         if value is not None:
@@ -207,11 +235,12 @@ class _OnSpan:
 class _On:
     enabled = True
 
-    def __init__(self, provider: TracerProvider, service: str) -> None:
+    def __init__(self, provider: TracerProvider, service: str, shown: Shown) -> None:
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider = provider
+        self._shown = shown
         self._tracer = provider.get_tracer(f"postlane.{service}")
         self._propagator = TraceContextTextMapPropagator()
         self._kinds = {kind.name.lower(): kind for kind in SpanKind}
@@ -244,6 +273,9 @@ class _On:
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, set_span_in_context(span.otel))
         return [(name, value.encode("latin-1")) for name, value in carrier.items()]
+
+    def address(self, address: str) -> dict[str, Value]:
+        return dict(self._shown.of(address))
 
     def close(self) -> None:
         self._provider.force_flush(FLUSH_TIMEOUT_MS)
