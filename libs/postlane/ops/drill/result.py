@@ -60,7 +60,6 @@ class Result:
     others_affected: int = 0
     broken: list[str] = field(default_factory=list)
     unmet: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     alerts: list[Told] = field(default_factory=list)
     alerts_by: str = ""

@@ -86,7 +86,7 @@ class Drill:
             return result
         self._broken, self._alarms = [], {}
         with contextlib.ExitStack() as undo:
-            publisher = Publisher(self.site.bootstrap, topic_prefix=self.site.names.prefix, kafka=self.site.options)
+            publisher = self._publisher()
             undo.callback(_close, publisher)
             publisher.connect()
             follower = self._follower()
@@ -126,7 +126,6 @@ class Drill:
             scenario.after(scene)
         self._broken += check(scene.follower.account, accepted, FINAL)
         self._broken += self._ledger(scene)
-        result.notes = scene.notes
         result.figures = scene.figures
 
     def _warm_up(self, scene: Scene) -> None:
@@ -245,6 +244,9 @@ class Drill:
             time.sleep(POLL_S)
 
     # ---------------------------------------------------------------------------------------------------- its parts
+
+    def _publisher(self) -> Publisher:
+        return Publisher(self.site.bootstrap, topic_prefix=self.site.names.prefix, kafka=self.site.options)
 
     def _follower(self) -> Follower:
         site = self.site

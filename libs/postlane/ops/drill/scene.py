@@ -36,13 +36,11 @@ class Scene:
     follower: Follower
     look: Callable[[], None]
     tell: Callable[[str], None]
-    quick: bool = False
     began: float = 0.0
     healed: float = 0.0
     recovered: float | None = None
     marks: list[Mark] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # expectations of the scenario that were not met
-    notes: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
 
     def mark(self, said: str) -> float:
@@ -97,7 +95,6 @@ class Scenario:
     brokers: int = 1
     senders: int = 2
     routers: int = 1
-    rehearse: str = ""  # the runbook's page
 
     def why_not(self, site: Site) -> str | None:
         """Why it cannot be played there; None when it can."""
