@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -20,6 +21,7 @@ from tests.k8s.pod_security import violations
 from tests.k8s.render import OVERLAYS, ROOT, Doc, moved, named, overlay, pod_specs, pod_template
 from tests.scaling.pods import GRACE_S
 
+from postlane.cli.main import main
 from postlane.config import Environment, read_config, read_environment
 from postlane.eventlog.kafka_config import SESSION_TIMEOUT_MS, check_options
 from postlane.eventlog.topics import TopicNames
@@ -225,7 +227,7 @@ def test_a_pod_is_given_longer_than_its_longest_stop(name: str) -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_variables_are_those_that_the_services_read(name: str) -> None:
     known = {f"POSTLANE_{field.upper()}" for field in Environment.model_fields} - {"POSTLANE_KAFKA"}
-    known |= {"POSTLANE_CONFIG", "POSTLANE_BACKUP_TO"}
+    known |= {"POSTLANE_CONFIG", "POSTLANE_BACKUP_PLACE", "POSTLANE_BACKUP_KEY_FILE"}
     for who, spec in postlane_pods(name).items():
         given = environment(name, spec)
         ours = {key for key in given if key.startswith("POSTLANE_")}
@@ -282,6 +284,22 @@ def test_the_dev_overlay_is_the_system_of_docker_compose() -> None:
     assert {name: provider.port for name, provider in config.providers.items()} == {
         name: ports[name] for name in config.providers
     }
+
+
+def test_backups_are_made_by_a_command_that_there_is() -> None:
+    backup = main.get_command(click.Context(main), "backup")
+    assert backup is not None
+    pod = specs("production")["CronJob/backup"]
+    program, name, place, *options = pod["containers"][0]["command"]
+    assert (program, name, place) == ("postlane", "backup", "$(POSTLANE_BACKUP_PLACE)")
+    given = environment("production", pod)
+    with backup.make_context("backup", [given["POSTLANE_BACKUP_PLACE"], *options]) as context:
+        assert context.params["keep_days"] == 30
+    variables = {p.envvar for p in backup.params}
+    assert "POSTLANE_BACKUP_KEY_FILE" in variables
+    mounted = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    assert str(Path(given["POSTLANE_BACKUP_KEY_FILE"]).parent) in mounted
+    assert named(docs("dev"), "CronJob", "backup")["spec"]["suspend"] is True
 
 
 def test_brokers_keep_positions_as_long_as_ours_do() -> None:
