@@ -141,7 +141,7 @@ class Drill:
 
     def _break(self, scenario: Scenario, scene: Scene, result: Result) -> None:
         hold_s = self.pace.hold_s if self.pace.hold_s is not None else scenario.hold_s * self.pace.hold_factor
-        scene.began = time.time()
+        scene.hold_s, scene.began = hold_s, time.time()
         with scenario.play(scene) as detail:
             result.detail = detail
             scene.mark(f"{scenario.name}: {detail}")

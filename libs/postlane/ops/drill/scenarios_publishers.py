@@ -16,6 +16,7 @@ from postlane.ops.drill.throwaway import RUNAWAY_PER_S, RUNAWAY_TENANT, Throwawa
 
 _TEMPLATE = "drill-offer"
 _EACH = 20
+_RECALL_S = 20  # between the end of the fault and the time at which the campaign's mistake would go out
 _GARBAGE = (b"", b"\xff\xfe\x00", b"[1,2,3]", b'{"message_id": 7}', b"{" * 500)
 _RUNAWAY_MAILS = 400
 _ORDINARY_LATENCY_MAX_S = 5.0
@@ -52,7 +53,7 @@ def poison_campaign(scene: Scene) -> Iterator[str]:
     template.write_text("An offer for {{ name }}.\n")
     site.command("template", "put", _TEMPLATE, "--subject", "An offer", "--text", f"@{template}")
     scene.began = time.time()
-    later = datetime.now(UTC) + timedelta(seconds=8)
+    later = datetime.now(UTC) + timedelta(seconds=scene.hold_s + _RECALL_S)
     for i in range(_EACH):
         _add(scene, f"whole-{i}", "whole", {"name": f"Person {i}"}, "drill-poison")
         _add(scene, f"broken-{i}", "broken", {}, "drill-poison")

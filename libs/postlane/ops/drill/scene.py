@@ -36,6 +36,7 @@ class Scene:
     follower: Follower
     look: Callable[[], None]
     tell: Callable[[str], None]
+    hold_s: float = 0.0  # how long the fault will last
     began: float = 0.0
     healed: float = 0.0
     recovered: float | None = None
