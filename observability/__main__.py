@@ -6,14 +6,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from observability import rules
+from observability import dashboards, rules
 
 HERE = Path(__file__).parent
 
 
 def generated() -> dict[Path, str]:
     """Every generated file, by path."""
-    return {HERE / "prometheus" / "rules.yml": rules.text()}
+    files = {HERE / "prometheus" / "rules.yml": rules.text()}
+    for board in dashboards.BOARDS:
+        files[HERE / "grafana" / "dashboards" / f"{board.uid}.json"] = dashboards.text(board)
+    return files
 
 
 def main(arguments: list[str] | None = None) -> int:
