@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from postlane.eventlog.errors import Aborted, CommitUnknown, LogError, Retriable
+from postlane.eventlog.errors import Aborted, CommitUnknown, Fenced, LogError, Retriable
 from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.ports import Partition, Transactor
 from postlane.eventlog.topics import TopicSpec
@@ -79,7 +79,9 @@ async def _write(log: KafkaLog, transactor: Transactor, partition: Partition, st
             count += 2
         except Aborted:
             continue
-        except CommitUnknown:
+        except (CommitUnknown, Fenced):
+            # Fenced: there is no other process here. A broker that is away for longer than transaction.timeout.ms ends
+            # the transaction when it is back, and bumps the epoch; a service would end, and be started again.
             count = await _settled(log, transactor, partition)
     return count
 

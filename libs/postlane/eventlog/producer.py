@@ -45,6 +45,8 @@ class KafkaTransactor:
         self._coordinator = CoordinatorWatch()
         self._ends: dict[Partition, int] = {}
         self._lost: KafkaError | None = None
+        self._began = 0.0  # monotonic: when the transaction was begun
+        self._open_max_s = int(conf["transaction.timeout.ms"]) / 1000
 
     async def begin(self) -> None:
         """InitProducerId: fences an older process of this id. Raises Retriable, Fenced, Fatal."""
@@ -122,6 +124,7 @@ class KafkaTransactor:
             self._rebuild_quietly()
         self._ends, self._lost = {}, None
         try:
+            self._began = time.monotonic()
             self._producer.begin_transaction()
             self._produce(transaction.records)
             self._send_offsets(transaction)
@@ -209,7 +212,7 @@ class KafkaTransactor:
             return Fenced(f"{text}; another process has this instance id")
         if error.fatal() and code in FENCED:
             self._usable = False
-            return Fenced(f"{text}; another process has this transactional id")
+            return self._fenced(text)
         if error.txn_requires_abort():
             return self._abort(text, error)
         if code == KafkaError.MSG_SIZE_TOO_LARGE and not error.fatal():
@@ -218,6 +221,17 @@ class KafkaTransactor:
         if code in (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
             return Fatal(text)
         return CommitUnknown(f"{text}; rebuild, and read again what was written")
+
+    def _fenced(self, text: str) -> Fenced:
+        """By another process, or by the coordinator, which bumps the epoch when a transaction is open for too long; the
+        library tells both in the same words, so either ends the process."""
+        open_s = time.monotonic() - self._began
+        if open_s < self._open_max_s:
+            return Fenced(f"{text}; another process has this transactional id")
+        return Fenced(
+            f"{text}; the transaction was open for {open_s:.0f} s, longer than transaction.timeout.ms: the coordinator "
+            "ended it, unless another process has this transactional id"
+        )
 
     def _abort(self, text: str, cause: KafkaError | None = None) -> LogError:
         try:
@@ -228,7 +242,7 @@ class KafkaTransactor:
         except KafkaException as error:
             self._usable = False
             if error.args[0].fatal() and error.args[0].code() in FENCED:
-                return Fenced(f"{text}; then {describe(error.args[0])}")
+                return self._fenced(f"{text}; then {describe(error.args[0])}")
             return CommitUnknown(f"{text}; the abort failed ({describe(error.args[0])}): rebuild, and read again")
         codes = {e.code() for e in (cause, self._lost) if e is not None}
         if KafkaError.MSG_SIZE_TOO_LARGE in codes or KafkaError.RECORD_LIST_TOO_LARGE in codes:
