@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ import orjson
 import pytest
 
 from postlane.core.identity import split_delivery_id
+from postlane.eventlog.errors import LogError
 from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.ports import Partition
 from postlane.eventlog.topics import DELAY_STEPS, TopicNames
@@ -38,6 +38,8 @@ from tests.acceptance.rig import PARTITIONS, Rig
 
 pytestmark = pytest.mark.kafka
 BACKUPS = 3
+KILLS_MAX = 2
+MAILS_MAX = 3_000
 COMMAND = [sys.executable, "-c", "from postlane.cli.main import main; main()"]
 
 
@@ -53,7 +55,7 @@ def command(rig: Rig, prefix: str, *args: str) -> subprocess.Popen[str]:
 
 
 def done(process: subprocess.Popen[str]) -> dict[str, object]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return dict(json.loads(out))
 
@@ -64,7 +66,7 @@ def at_work(rig: Rig) -> int:
 
     def publish() -> None:
         nonlocal count
-        while not stop.is_set():
+        while not stop.wait(0.02) and count < MAILS_MAX:
             count += (
                 len(rig.publish(50)) + len(rig.publish(10, domain="slow.example")) + len(rig.publish(5, lane="bulk"))
             )
@@ -86,7 +88,7 @@ def restore_with_kills(rig: Rig, prefix: str, archive: Archive) -> int:
     kills = 0
     while True:
         process = command(rig, prefix, *args)
-        if kills < 3 and _gets_on(rig, prefix, process):
+        if kills < KILLS_MAX and asyncio.run(_gets_on(rig, prefix, process)):
             os.kill(process.pid, signal.SIGKILL)
             process.communicate(timeout=30)
             kills += 1
@@ -95,25 +97,25 @@ def restore_with_kills(rig: Rig, prefix: str, archive: Archive) -> int:
         return kills
 
 
-def _gets_on(rig: Rig, prefix: str, process: subprocess.Popen[str]) -> bool:
+async def _gets_on(rig: Rig, prefix: str, process: subprocess.Popen[str]) -> bool:
     """Whether it wrote something more; it may end before."""
-    log = Partition(f"{prefix}mail.restores", 0)
+    log, cluster = Partition(f"{prefix}mail.restores", 0), KafkaLog(rig.bootstrap)
 
     async def end() -> int:
-        cluster = KafkaLog(rig.bootstrap)
         try:
             return (await cluster.high_watermarks([log]))[log]
-        except Exception:  # it is not there yet
+        except LogError:  # it is not there yet
             return 0
-        finally:
-            await cluster.close()
 
-    first = asyncio.run(end())
-    while process.poll() is None:
-        if asyncio.run(end()) > first + 25:
-            return True
-        time.sleep(0.02)
-    return False
+    try:
+        first = await end()
+        while process.poll() is None:
+            if await end() > first + 25:
+                return True
+            await asyncio.sleep(0.02)
+        return False
+    finally:
+        await cluster.close()
 
 
 async def compared(rig: Rig, prefix: str, archive: Archive) -> Compared:

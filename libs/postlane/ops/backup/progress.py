@@ -15,7 +15,7 @@ import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from postlane.eventlog.errors import Aborted, CommitUnknown, LogError, Retriable
-from postlane.eventlog.ports import Log, Outgoing, Partition, Transaction, Transactor
+from postlane.eventlog.ports import Log, Outgoing, Transaction, Transactor
 from postlane.eventlog.topics import TopicNames, TopicSpec
 from postlane.ops.tables import table
 
@@ -43,14 +43,13 @@ class Begun(BaseModel):
 
 
 class Done(BaseModel):
-    """How much of one job is written: input records passed, the position after the last one written, and where the
-    first record at or above the job's split offset went (None: not come to yet)."""
+    """How much of one job is written; `split` is a position between what was below the job's split offset and what was
+    not (None: not come to yet)."""
 
     model_config = ConfigDict(frozen=True)
 
     passed: int = 0
     written: int = 0
-    next: int = 0
     split: int | None = None
     over: bool = False
 
@@ -95,21 +94,16 @@ class Progress:
         body = orjson.dumps({**summary, "at": at}, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
         await self.write([self._record(_FINISHED, body)])
 
-    async def advance(self, job: str, partition: Partition, records: Sequence[Outgoing], done: Done) -> Done:
+    async def advance(self, job: str, records: Sequence[Outgoing], done: Done) -> Done:
         """Write records of a job and how far it is with them, in one transaction; what is on record then.
 
-        `done.next` is filled in. Raises RestoreFailed, Fenced, Fatal.
+        Raises RestoreFailed, Fenced, Fatal.
         """
         before = self.of(job)
         for _ in range(TRIES_MAX):
             try:
-                if records:
-                    # The position is known only when it is written: first the end as it is, which is where they go,
-                    # because nobody else writes to the partition while a restore runs.
-                    start = (await self._log.high_watermarks([partition]))[partition]
-                    done = done.model_copy(update={"next": start + len(records)})
                 record = self._record(job.encode(), done.model_dump_json().encode())
-                ends = await self._transactor.commit(Transaction([*records, record], {}, None))
+                await self._transactor.commit(Transaction([*records, record], {}, None))
             except Aborted:
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -117,11 +111,6 @@ class Progress:
                 if await self._settled(job, before):
                     return self.of(job)
                 continue
-            if records and ends.get(partition, done.next) != done.next:
-                raise RestoreFailed(
-                    f"{partition.topic}[{partition.number}]: somebody else writes to it while it is being restored; "
-                    "stop the services and publishers, and restore into empty topics"
-                )
             self._done[job.encode()] = done
             return done
         raise RestoreFailed(f"{job}: could not be written in {TRIES_MAX} tries; start the restore again to go on")

@@ -201,24 +201,22 @@ class Restorer:
                 continue
             splits = job.split is not None and done.split is None and item.offset >= job.split
             if batch and (splits or len(batch) >= BATCH_RECORDS_MAX or size >= BATCH_MAX_BYTES):
-                done = await self._advance(job, partition, batch, progress, done, total)
+                done = await self._advance(job, batch, progress, done, total)
                 batch, size = [], 0
             if splits and done.split is None:
                 done = done.model_copy(update={"split": await self._end(partition)})
             batch.append(item)
             size += len(item.record.value or b"")
         if batch:
-            done = await self._advance(job, partition, batch, progress, done, total)
+            done = await self._advance(job, batch, progress, done, total)
         if job.split is not None and done.split is None:
             done = done.model_copy(update={"split": await self._end(partition)})
-        return await progress.advance(job.name, partition, [], done.model_copy(update={"over": True}))
+        return await progress.advance(job.name, [], done.model_copy(update={"over": True}))
 
-    async def _advance(
-        self, job: Job, partition: Partition, batch: list[Item], progress: Progress, done: Done, total: int
-    ) -> Done:
+    async def _advance(self, job: Job, batch: list[Item], progress: Progress, done: Done, total: int) -> Done:
         count = len(batch)
         following = done.model_copy(update={"passed": done.passed + count, "written": done.written + count})
-        done = await progress.advance(job.name, partition, [item.record for item in batch], following)
+        done = await progress.advance(job.name, [item.record for item in batch], following)
         self._told(job.topic, self._written.total() + done.written, total)
         return done
 
