@@ -83,6 +83,7 @@ def test_the_pipeline_works_from_publish_to_delivered(world: World) -> None:
         (ident,) = books.by_message[receipts[name].message_id]
         assert books.deliveries[ident].terminal == [state], name
 
+    _until_health_is_told(world)
     rig.practice.control.remove_fault(refused)
     (done,) = world.postlane("operator", "dead-letters", "replay", "--yes")
     assert done["replayed"] == 1, done
@@ -235,6 +236,14 @@ def test_the_command_says_that_it_may_not(world: World) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- how
+
+
+def _until_health_is_told(world: World) -> None:
+    """The senders observe, the health service merges and says so."""
+    deadline = time.monotonic() + CALL_TIMEOUT_S
+    while not read_topic(world.kafka.plain_servers, world.rig.names.health):
+        assert time.monotonic() < deadline, "nothing in mail.health"
+        time.sleep(0.2)
 
 
 def _note(told: dict[tuple[str, str], int | None], place: tuple[str, str]) -> Callable[[Any, Any], None]:

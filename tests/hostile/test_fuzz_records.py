@@ -25,15 +25,18 @@ from postlane.core.events import (
     Suppression,
     Template,
 )
+from postlane.core.health_facts import Observed, ProviderHealth
 from postlane.core.policy import Config
 from postlane.core.route import RoutePolicy
 from postlane.eventlog import dead_letters
 from postlane.eventlog.codec import Unreadable, decode_at_once, decode_event, decode_record, decode_state
 from postlane.eventlog.dead_letters import dead_letter, origin_of, original_of
+from postlane.eventlog.health_table import HealthTable
 from postlane.eventlog.ports import Outgoing, Received
 from postlane.eventlog.tables import ControlTable, TemplateTable
 from postlane.eventlog.topics import RECORD_MAX_BYTES, TopicNames
 from postlane.ops.letters import read_letter
+from postlane_health.watch import Watch
 from postlane_ledger.batch import fold, prepare
 from postlane_router.batch import Batch
 from postlane_router.deciding import Decider
@@ -211,6 +214,38 @@ def test_tables_take_any_record(of_template: Received, of_control: Received, of_
     tables.cancelled("x", "x", NOW)
     tables.suppressed("default", "a@b.example")
     tables.template_version("hello", None)
+
+
+observed = bodies(Observed, provider="p", instance="i", at="2026-01-02T03:04:05Z", total={"delivered": 1})
+told = bodies(ProviderHealth, provider="p", instance="i", at="2026-01-02T03:04:05Z", window_s=60)
+
+
+class Frozen:
+    """A clock that stands."""
+
+    def now(self) -> datetime:
+        return NOW
+
+    def monotonic(self) -> float:
+        return 1000.0
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(records(observed, NAMES.observations), max_size=4), records(told, NAMES.health))
+def test_health_takes_any_record(seen: list[Received], said: Received) -> None:
+    watch = Watch(Config().health, "i")
+    watch.assigned([0], 0.0)
+    for offset, record in enumerate(seen):
+        try:
+            read: Observed | None = decode_record(Observed, record)
+        except Unreadable:
+            read = None
+        watch.receive(0, offset, read, 100.0, NOW)
+    watch.news(watch.view(101.0, NOW), 101.0)
+    table = HealthTable(["p"], Frozen(), 30.0)
+    table.apply(replace(said, key=b"p"))
+    table.apply(said)
+    table.state("p")
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

@@ -20,7 +20,7 @@ from postlane.ops.acls import Acl, Identity, acls
 from tests.acceptance.rig import Rig
 from tests.hostile.secured import SecuredKafka
 
-SERVICES: tuple[Identity, ...] = ("router", "sender", "ledger")
+SERVICES: tuple[Identity, ...] = ("router", "sender", "ledger", "health")
 # Each is looked for in everything that was written. No word of them stands anywhere else.
 PROVIDER_PASSWORD = "pw-of-the-provider-Vq7Xz"
 WRONG_PASSWORD = "pw-that-is-refused-Jk2Wm"
@@ -146,6 +146,7 @@ def made(folder: Path) -> Iterator[World]:
         env = {identity: {**kafka.environment(identity), **traced} for identity in SERVICES}
         listeners = ("primary", "backup")
         rig = Rig(kafka.plain_servers, folder / "rig", ledger=True, env=env, config=configure, listeners=listeners)
+        rig._wanted["health"] = 1
         rig.practice._extra = ("--auth-file", str(folder / "planted" / "auth"))
         rules = acls(rig.names, tuple(rig.config.lanes))
         kafka.allow(rules)
