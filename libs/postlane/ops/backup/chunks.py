@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from hashlib import sha256
+from typing import Any
 
 import zstandard
 
@@ -93,29 +94,35 @@ def records(raw: bytes, topic: str, partition: int, name: str) -> Iterator[Recei
     if raw[: len(MAGIC)] != MAGIC:
         raise Damaged(f"{name}: does not begin as a chunk does")
     at, end = len(MAGIC), len(raw)
+    frame, head, names = _FRAME.unpack_from, _HEADER.unpack_from, _Names()
     try:
         while at < end:
-            offset, timestamp_ms, key_size, value_size, count = _FRAME.unpack_from(raw, at)
+            offset, timestamp_ms, key_size, value_size, count = frame(raw, at)
             at += _FRAME.size
-            key, at = _taken(raw, at, key_size)
-            value, at = _taken(raw, at, value_size)
-            headers: list[tuple[str, bytes]] = []
+            key = raw[at : at + key_size] if key_size >= 0 else None
+            at += max(0, key_size)
+            value = raw[at : at + value_size] if value_size >= 0 else None
+            at += max(0, value_size)
+            headers: list[tuple[str, Any]] = []
             for _ in range(count):
-                name_size, content_size = _HEADER.unpack_from(raw, at)
-                title, at = _taken(raw, at + _HEADER.size, name_size)
-                content, at = _taken(raw, at, content_size)
-                headers.append(((title or b"").decode(), content))  # type: ignore[arg-type]
+                name_size, size = head(raw, at)
+                at += _HEADER.size + name_size
+                title = names[raw[at - name_size : at]]
+                headers.append((title, raw[at : at + size] if size >= 0 else None))
+                at += max(0, size)
+            if at > end:
+                raise Damaged(f"{name}: its last record is cut short")
             yield Received(topic, partition, offset, timestamp_ms, key, value, headers or ())
-    except (struct.error, UnicodeDecodeError, IndexError):
+    except (struct.error, UnicodeDecodeError):
         raise Damaged(f"{name}: its frames do not fit its bytes") from None
 
 
-def _taken(raw: bytes, at: int, size: int) -> tuple[bytes | None, int]:
-    if size < 0:
-        return None, at
-    if at + size > len(raw):
-        raise IndexError
-    return raw[at : at + size], at + size
+class _Names(dict[bytes, str]):
+    """Names of headers, of which there are few: each is decoded once."""
+
+    def __missing__(self, encoded: bytes) -> str:
+        text = self[encoded] = encoded.decode()
+        return text
 
 
 def digest_of(raw: bytes) -> str:
