@@ -26,6 +26,7 @@ _COMMANDS = {
     "import": _Home("postlane.cli.imports", "import_", "Publish a list of mails from a CSV or NDJSON file."),
     "status": _Home("postlane.cli.status", "status", "One mail's story, or the whole fleet."),
     "watch": _Home("postlane.cli.status", "watch", "The live overview in a terminal."),
+    "providers": _Home("postlane.cli.providers", "providers", "How the providers do, for the whole fleet."),
     "dead-letters": _Home("postlane.cli.replay", "dead_letters", "Look at what was given up, replay or discard it."),
     "replay": _Home("postlane.cli.replay", "replay", "Replay a window of requests as a new generation."),
     "suppress": _Home("postlane.cli.tables", "suppress", "The addresses that are never mailed."),

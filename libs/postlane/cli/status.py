@@ -155,7 +155,10 @@ def fleet_text(told: dict[str, Any]) -> str:
     parts = [columns(lanes)]
     parts.append("states     " + (_pairs(told["states"]) or "none yet"))
     parts.append("delayed    " + (_pairs({k: v for k, v in told["delayed"].items() if v}) or "none"))
-    providers = [("PROVIDER", "STATES"), *((name, _pairs(states) or "-") for name, states in told["providers"].items())]
+    health = told.get("health", {})
+    providers = [("PROVIDER", "HEALTH", "STATES")]
+    for name, states in told["providers"].items():
+        providers.append((name, health.get(name, {}).get("state", "unknown"), _pairs(states) or "-"))
     parts.append(columns(providers))
     ledger = told["ledger"]
     parts.append(

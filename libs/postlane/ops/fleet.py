@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from postlane.config import ConfigurationError, Environment
@@ -19,6 +20,7 @@ from postlane.eventlog.admin import ClusterState, GroupState
 from postlane.eventlog.errors import LogError, UnknownTopic
 from postlane.eventlog.ports import Committed, Log, Partition
 from postlane.ops import tables
+from postlane.ops.health import fleet_health
 
 COUNTED_MAX = 500  # records of a partition that are counted one by one
 READ_DEADLINE_S = 3.0
@@ -69,6 +71,7 @@ async def overview(log: Log, admin: Admin, environment: Environment, config: Con
         delayed[topic.rpartition(".")[2]] = sum(waiting.records for waiting in found)
     ledger = await _ledger(log, environment, missing, now_ms)
     orders = await _orders(log, environment, missing)
+    health = await _health(log, environment, config, missing, now_ms)
     standing = _standing(ledger.pop("tallies", []))
     return {
         "kafka": {
@@ -83,6 +86,7 @@ async def overview(log: Log, admin: Admin, environment: Environment, config: Con
         "providers": {
             name: standing["providers"].get(name, {}) for name in sorted({*config.providers, *standing["providers"]})
         },
+        "health": health,
         "orders": [_order(order) for order in orders],
         "ledger": ledger,
         "partitions": partitions,
@@ -187,6 +191,19 @@ async def _orders(log: Log, environment: Environment, missing: list[str]) -> lis
     except UnknownTopic:
         missing.append(environment.names.control)
         return []
+
+
+async def _health(log: Log, environment: Environment, config: Config, missing: list[str], now_ms: int) -> Document:
+    """Provider -> what the fleet says of it (`postlane providers` says more)."""
+    now, believed_s = datetime.fromtimestamp(now_ms / 1000, UTC), config.health.hint_s or 15.0
+    try:
+        told = await fleet_health(log, environment.names, config.providers, now, believed_s)
+    except UnknownTopic:
+        missing.append(environment.names.health)
+        return {}
+    except LogError:  # advisory: the rest of the overview does not depend on it
+        return {}
+    return {one["provider"]: {name: one[name] for name in ("state", "reason", "age_s")} for one in told}
 
 
 def _order(order: Control) -> Document:
