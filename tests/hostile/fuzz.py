@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import secrets
 import subprocess
 import sys
 import time
@@ -22,6 +23,9 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".fuzz"
 MODULES = ("test_fuzz_records", "test_fuzz_mail", "test_fuzz_config")
 INPUT_MAX_BYTES = 4096
+SEEDS = (
+    32  # inputs to begin with: a value of many parts is never built from the few bytes that libFuzzer would begin with
+)
 SLOWEST_INPUT_S = 30  # one that takes longer is a failure
 MEMORY_MAX_MB = 2048
 
@@ -40,6 +44,9 @@ def run_one(name: str, seconds: int) -> None:
     """In a process of its own: atheris does not return."""
     folder = FOLDER / name
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
+    if not any((folder / "corpus").iterdir()):
+        for number in range(SEEDS):
+            (folder / "corpus" / f"seed-{number}").write_bytes(secrets.token_bytes(INPUT_MAX_BYTES // 4))
     try:
         import atheris
     except ImportError:
@@ -51,6 +58,7 @@ def run_one(name: str, seconds: int) -> None:
     options = [
         f"-max_total_time={seconds}",
         f"-max_len={INPUT_MAX_BYTES}",
+        "-len_control=0",
         f"-timeout={SLOWEST_INPUT_S}",
         f"-rss_limit_mb={MEMORY_MAX_MB}",
         f"-artifact_prefix={folder}/",
@@ -66,8 +74,6 @@ def _once(fuzz: Callable[[bytes], object], data: bytes) -> None:
 
 
 def _without_guide(test: Any, seconds: int) -> None:
-    import secrets
-
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         test.hypothesis.fuzz_one_input(secrets.token_bytes(INPUT_MAX_BYTES))
