@@ -23,9 +23,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".fuzz"
 MODULES = ("test_fuzz_records", "test_fuzz_mail", "test_fuzz_config")
 INPUT_MAX_BYTES = 4096
-SEEDS = (
-    32  # inputs to begin with: a value of many parts is never built from the few bytes that libFuzzer would begin with
-)
+SEEDS = 32  # inputs to begin with; of the few bytes that libFuzzer begins with no value of many parts is built
 SLOWEST_INPUT_S = 30  # one that takes longer is a failure
 MEMORY_MAX_MB = 2048
 
