@@ -203,15 +203,13 @@ class Restorer:
             if batch and (splits or len(batch) >= BATCH_RECORDS_MAX or size >= BATCH_MAX_BYTES):
                 done = await self._advance(job, batch, progress, done, total)
                 batch, size = [], 0
-            if splits and done.split is None:
+            if splits:
                 done = done.model_copy(update={"split": await self._end(partition)})
             batch.append(item)
             size += len(item.record.value or b"")
-        if batch:
-            done = await self._advance(job, batch, progress, done, total)
-        if job.split is not None and done.split is None:
-            done = done.model_copy(update={"split": await self._end(partition)})
-        return await progress.advance(job.name, [], done.model_copy(update={"over": True}))
+        if batch:  # the last one says that it is; a job that had nothing to write is looked at again by a later life
+            done = await self._advance(job, batch, progress, done.model_copy(update={"over": True}), total)
+        return done
 
     async def _advance(self, job: Job, batch: list[Item], progress: Progress, done: Done, total: int) -> Done:
         count = len(batch)
@@ -251,8 +249,10 @@ class Restorer:
         delays = [Partition(topic, n) for topic in self._names.delays for n in numbers]
         router = {p: Committed(o, ROUTER_MARK) for p, o in (await self._admin.low_watermarks(delays)).items()}
         for number in numbers:
-            split = progress.of(Job("requests", REQUESTS, number).name).split or 0
-            router[Partition(self._names.requests, number)] = Committed(split, ROUTER_MARK)
+            split = progress.of(Job("requests", REQUESTS, number).name).split
+            place = Partition(self._names.requests, number)
+            # Where none was there to route, the router begins behind them all.
+            router[place] = Committed(await self._end(place) if split is None else split, ROUTER_MARK)
         await self._admin.set_group_offsets(self._names.router_group, router)
 
 
