@@ -12,7 +12,7 @@ from pathlib import Path
 from release.build import ROOT, BuildError
 
 LOCK = ROOT / "requirements" / "runtime.txt"
-SBOM_TIMEOUT_S = 120
+SBOM_TIMEOUT_S = 600
 
 
 def write_sbom(out: Path, epoch: int) -> None:

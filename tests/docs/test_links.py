@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
 import yaml
+from release import site
 
 from tests.docs.pages import ROOT, Page, pages, read
 
@@ -65,29 +69,51 @@ def test_every_page_of_the_docs_can_be_reached_from_the_readme() -> None:
         for _, link in BY_PATH[path].links:
             if not link.startswith(ELSEWHERE):
                 target = (path.parent / unquote(link).partition("#")[0]).resolve()
-                waiting.append(target / "README.md" if target.is_dir() else target)
+                waiting += sorted(target.glob("*.md")) if target.is_dir() else [target]
     lost = sorted(page.name for page in PAGES if page.name.startswith("docs/") and page.path not in seen)
     assert lost == [], "link them from docs/index.md"
 
 
-def test_the_site_shows_every_page() -> None:
-    """In mkdocs.yml, or in a folder that it takes as a whole."""
-
-    class Loader(yaml.SafeLoader):
-        """Tags of mkdocs (!!python/name:…) are not wanted here."""
-
-    Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: suffix)
-    site = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)
+def test_the_navigation_of_the_site_names_pages_that_are_there() -> None:
+    """Those that it does not name follow by themselves (release/site.py)."""
 
     def files(part: object) -> set[str]:
         if isinstance(part, str):
             return {part}
-        if isinstance(part, dict):
-            return set().union(*(files(value) for value in part.values()))
-        assert isinstance(part, list)
-        return set().union(*(files(value) for value in part))
+        values = part.values() if isinstance(part, dict) else part
+        assert isinstance(values, Iterable)
+        return set().union(*(files(value) for value in values))
 
-    shown = files(site["nav"])
-    there = {str(page.path.relative_to(ROOT / "docs")) for page in PAGES if page.path.is_relative_to(ROOT / "docs")}
-    assert sorted(there - shown) == [], "add them to nav in mkdocs.yml"
-    assert sorted(shown - there) == []
+    told = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    gone = [name for name in sorted(files(told["nav"])) if not (ROOT / "docs" / name).is_file()]
+    assert gone == []
+
+
+def test_the_site_completes_its_navigation_and_hides_what_is_not_on_it() -> None:
+    nav: list[Any] = [{"Overview": "index.md"}, {"Decisions": ["adr/0000-record-decisions.md"]}]
+    site.on_config({"docs_dir": str(ROOT / "docs"), "nav": nav})
+    shown = [name for entry in nav for part in entry.values() for name in ([part] if isinstance(part, str) else part)]
+    there = [page.path.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.name.startswith("docs/")]
+    assert sorted(shown) == sorted(there)
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="runbooks/x.md"))
+    text = "[a](README.md) [b](../../README.md) [c](../adr) [d](../replay.md#guards)\n<!-- run exit=1 -->\n```sh\n"
+    made = site.on_page_markdown(text, page, {"docs_dir": str(ROOT / "docs")})
+    assert made == "[a](README.md) b c [d](../replay.md#guards)\n```sh\n"
+
+
+def test_every_alert_has_its_page_which_names_it() -> None:
+    rules = yaml.safe_load((ROOT / "observability" / "prometheus" / "rules.yml").read_text())
+    alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
+    assert alerts
+    index = (ROOT / "docs" / "runbooks" / "README.md").read_text()
+    for rule in alerts:
+        path = ROOT / rule["annotations"]["runbook"]
+        assert path.is_file(), rule["alert"]
+        assert f"Alert: `{rule['alert']}` (" in path.read_text(), path
+        assert f"| `{rule['alert']}` |" in index, "add it to docs/runbooks/README.md"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "runbooks").glob("[a-z]*.md")), ids=lambda path: path.stem)
+def test_a_runbook_has_its_four_parts(path: Path) -> None:
+    headings = ["What it looks like", "What to run", "How to know that it worked", "How to rehearse"]
+    assert read(path).headings[1:5] == headings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import inspect
+import re
 import ssl
 import time
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ import trustme
 from tests.unit.doctor_servers import Manners, name_server, smtp_server
 
 from postlane.cli.output import document
-from postlane.config import Environment
+from postlane.config import SECRETS, Environment
 from postlane.core.events import Control
 from postlane.core.policy import Config, Provider
 from postlane.eventlog.admin import Broker, ClusterState, GroupMember, GroupState, TopicState
@@ -53,11 +53,11 @@ from postlane.ops.doctor.brokers import (
 )
 from postlane.ops.doctor.catalogue import WHY
 from postlane.ops.doctor.check import Check
-from postlane.ops.doctor.configuration import VARIABLES, configuration_checks
+from postlane.ops.doctor.configuration import FAMILIES, VARIABLES, configuration_checks
 from postlane.ops.doctor.domains import Nameserver, domain_checks
 from postlane.ops.doctor.fleet import identity_checks, lane_positions, rights_check, service_check
 from postlane.ops.doctor.machine import FREE_MIN_BYTES, FREE_STOP_BYTES, machine_checks, space_check
-from postlane.ops.doctor.providers import provider_checks, session_checks, settings_checks
+from postlane.ops.doctor.providers import lane_checks, provider_checks, session_checks, settings_checks
 from postlane.ops.doctor.services import Service, ask_service, service_checks
 from postlane.ops.doctor.smtp_probe import Spoken, probe
 from postlane.ops.doctor.topics import prefix_check, topic_checks
@@ -140,12 +140,12 @@ def told_by_configuration(policy: Config, variables: dict[str, str] | None = Non
 
 
 def test_variables_are_those_that_are_read() -> None:
-    from postlane import config as reader
-    from postlane.local import jars
-    from postlane.telemetry import logs
-
-    source = "".join(inspect.getsource(module) for module in (reader, jars, logs))
-    assert [name for name in VARIABLES if name not in source] == []
+    root = Path(__file__).parents[2]
+    sources = [path.read_text() for folder in ("libs", "services") for path in (root / folder).rglob("*.py")]
+    named = {name for source in sources for name in re.findall(r"POSTLANE_[A-Z_]*[A-Z](?![A-Z_])", source)}
+    named = {name for name in named if not name.startswith((*FAMILIES, "POSTLANE_TEST_"))}
+    files = {f"{name}_FILE" for name in SECRETS}
+    assert named - files == VARIABLES - files
 
 
 def test_a_healthy_configuration() -> None:
@@ -350,6 +350,16 @@ async def test_a_provider_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) 
     found = await provider_checks(policy, connect=True)
     assert {c.about for c in found if c.name == "provider-reachable" and c.verdict == "warn"} == {"gone", "nameless"}
     assert [c for c in await provider_checks(policy, connect=False) if c.name == "provider-reachable"] == []
+    assert {c.about for c in found if c.name == "lane-unserved"} == {"l"}
+    assert troubles(c for c in found if c.name == "lane-unserved") == {"lane-unserved": "fail"}
+
+
+def test_a_lane_is_served_while_one_of_its_providers_is() -> None:
+    one = Check("provider-reachable", "warn", "x", "y", "primary", WHY["provider-reachable"])
+    soon = Check("provider-certificate-expiry", "warn", "x", "y", "backup", WHY["provider-certificate-expiry"])
+    ended = Check("provider-certificate-expiry", "fail", "x", "y", "backup", WHY["provider-certificate-expiry"])
+    assert troubles(lane_checks(config(), [one, soon])) == {}
+    assert only(lane_checks(config(), [one, ended]), "lane-unserved", "fail").about == "bulk"
 
 
 # -------------------------------------------------------------------------------------------------------------- names

@@ -24,7 +24,7 @@ everything for programs.
 | option | does |
 | --- | --- |
 | `--no-connect` | opens no session with the providers and looks no domain up |
-| `--domain D`, `--dkim-selector S` | looks at the DNS of these sender domains; without it, at those that the ledger knows |
+| `--domain D`, `--dkim-selector S` | looks at the DNS of these sender domains, else of those that the ledger knows |
 | `--service URL` | asks a service's `/readyz`: readiness, version, clock; those of `postlane up` are known |
 | `--backup DIR` | how old the newest backup is; also `POSTLANE_BACKUP_PLACE` |
 | `--as IDENTITY` | whose rights in Kafka whoever runs it should have (default: operator) |

@@ -33,6 +33,7 @@ PROVIDERS = {
     "provider-encryption": "Mails, and the password where there is one, travel readable to everyone on the way.",
     "provider-ca-file": "A certificate cannot be checked against authorities that cannot be read.",
     "provider-reachable": "A provider that cannot be reached takes no mail; its lane waits or fails over.",
+    "lane-unserved": "No provider of the lane takes a mail now: everything in it waits.",
     "provider-greeting": "A provider that greets with an error turns this client away.",
     "provider-starttls": "TLS is required and never given up: no mail goes to a provider that does not offer it.",
     "provider-certificate": "A certificate that is not valid stops every mail to its provider at once.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
-from postlane.config import Environment
+from postlane.config import SECRETS, Environment
 from postlane.core.policy import Config, Lane, Provider
 from postlane.eventlog.errors import OptionRefused
 from postlane.eventlog.kafka_config import MAX_POLL_INTERVAL_MS, SESSION_TIMEOUT_MS, check_options
@@ -18,6 +18,8 @@ STOP_TIMEOUT_S = 45.0  # postlane.service: a longer drain is cut short
 SIZE_OPTIONS = ("message.max.bytes", "fetch.max.bytes", "receive.message.max.bytes")
 VARIABLES = frozenset(
     {
+        "POSTLANE_BACKUP_KEY_FILE",
+        "POSTLANE_BACKUP_PLACE",
         "POSTLANE_BOOTSTRAP_SERVERS",
         "POSTLANE_CACHE_DIR",
         "POSTLANE_TOPIC_PREFIX",
@@ -29,9 +31,12 @@ VARIABLES = frozenset(
         "POSTLANE_DATA_DIR",
         "POSTLANE_INSTANCE_ID",
         "POSTLANE_DATABASE_URL",
+        "POSTLANE_TRACE_ADDRESSES",
+        "POSTLANE_TRACE_HASH_KEY",
+        *(f"{name}_FILE" for name in SECRETS),
     }
 )
-FAMILIES = ("POSTLANE_KAFKA_", "POSTLANE_BACKUP_", "POSTLANE_HTTP_", "POSTLANE_TELEMETRY_")
+FAMILIES = ("POSTLANE_KAFKA_",)  # the Kafka library knows their names: `kafka-option`
 
 
 def configuration_checks(environment: Environment, config: Config, variables: Mapping[str, str]) -> tuple[Check, ...]:

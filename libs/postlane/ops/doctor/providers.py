@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +18,18 @@ EXPIRES_SOON_DAYS = 21
 EXPIRES_AT_ONCE_DAYS = 3
 PROBES_AT_ONCE_MAX = 8
 SECRET_MAX_BYTES = 4096
+STOPPING = frozenset(
+    {
+        "provider-reachable",
+        "provider-greeting",
+        "provider-starttls",
+        "provider-certificate",
+        "provider-certificate-name",
+        "provider-certificate-expiry",
+        "provider-auth",
+        "provider-login",
+    }
+)
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -28,7 +40,18 @@ async def provider_checks(config: Config, *, connect: bool) -> tuple[Check, ...]
         turn = asyncio.Semaphore(PROBES_AT_ONCE_MAX)
         for checks in await asyncio.gather(*(_probed(p, turn) for p in config.providers.values())):
             found += checks
+        found += lane_checks(config, found)
     return tuple(found)
+
+
+def lane_checks(config: Config, found: Iterable[Check]) -> Iterator[Check]:
+    """Lanes whose providers all have something that stops every mail."""
+    stopped = {check.about for check in found if check.name in STOPPING and check.verdict in ("warn", "fail")}
+    soon = {check.about for check in found if check.name == "provider-certificate-expiry" and check.verdict == "warn"}
+    for lane, policy in config.lanes.items():
+        if set(policy.providers) <= stopped - soon:
+            do = "mend one of them, or add another provider to the lane (docs/runbooks/lane-stopped.md)"
+            yield fail("lane-unserved", f"none of {', '.join(policy.providers)} can be used", do, lane)
 
 
 async def _probed(provider: Provider, turn: asyncio.Semaphore) -> list[Check]:
