@@ -1,8 +1,8 @@
 """A transaction that is open for longer than transaction.timeout.ms is ended by its coordinator, which bumps the epoch;
 librdkafka tells that in the words of a process that was replaced.
 
-Found by `make chaos` on a busy machine: routers and senders ended with "another process is this instance", where there was
-none. The process still ends (the two cases cannot be told apart), but it says what it knows.
+Found by `make chaos` on a busy machine: routers and senders ended with "another process is this instance", and none
+was there. The process still ends (the two cases cannot be told apart), but it says what it knows.
 """
 
 from __future__ import annotations
