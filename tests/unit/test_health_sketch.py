@@ -1,4 +1,4 @@
-"""The sketch of answer times: merging is associative and loses nothing, quantiles keep their promised error, bounded."""
+"""The sketch of answer times: merging is associative and loses nothing, quantiles keep their error, all is bounded."""
 
 from __future__ import annotations
 
