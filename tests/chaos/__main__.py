@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -54,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = _wanted(arguments.faults)
     isolation.enter("tests.chaos", given)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-    logging.getLogger("postlane").setLevel(logging.WARNING)
+    logging.getLogger("postlane").setLevel(logging.ERROR)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # where it is, when it seems to stand still
     if (why := isolation.why_not()) is not None and not isolation.inside():
         print(f"chaos: without namespaces: {why}", file=sys.stderr)
     if arguments.soak_minutes is not None:
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", nargs="*", default=["all"], metavar="FAULT", help="names, `mixed`, or `all`")
-    parser.add_argument("--rate", type=float, default=15.0, help="mails a second")
+    parser.add_argument("--rate", type=float, default=10.0, help="mails a second")
     parser.add_argument("--mixed-seconds", type=float, default=90.0)
     parser.add_argument("--soak-minutes", type=float)
     parser.add_argument("--keep", type=Path, help="a folder for logs and data, kept afterwards")

@@ -70,6 +70,7 @@ class Nemesis:
         self.oracle = oracle
         self.fresh = True  # no fault yet
         self._told: set[str] = set()  # problems that an earlier row has
+        self._judged: set[str] = set()  # messages that an earlier row has judged; all are judged once more at the end
 
     def alone(self, fault: Fault, seed: int) -> Row:
         """The fault by itself, healed after its time."""
@@ -125,7 +126,7 @@ class Nemesis:
         self.load.stop()
         snapshot = self.load.accepted()
         row.lost += self._fresh([f"{m}: accepted and not settled" for m in self._until_settled(snapshot)])
-        row.other += self._fresh(self.oracle.problems_now(self.load.accepted()))
+        row.other += self._fresh(self.oracle.problems_now(snapshot))
         self._judge(row, snapshot)
         self._ledger(row, snapshot)
 
@@ -160,8 +161,11 @@ class Nemesis:
         until = time.monotonic() + seconds
         if seconds >= 4.0:
             time.sleep(seconds / 2)
-            row.other += self._fresh(self.oracle.problems_now(self.load.accepted()))
+            row.other += self._fresh(self.oracle.problems_now(self._unjudged()))
         time.sleep(max(0.0, until - time.monotonic()))
+
+    def _unjudged(self) -> dict[str, Accepted]:
+        return {message: one for message, one in self.load.accepted().items() if message not in self._judged}
 
     def _fresh(self, problems: Sequence[Broken | str]) -> list[str]:
         found = [text for text in map(str, problems) if text not in self._told]
@@ -173,12 +177,13 @@ class Nemesis:
         row.held_s = round(healed - began, 1)
         time.sleep(AFTER_S)
         snapshot = self.load.accepted()
-        waiting = self._until_settled(snapshot)
+        waiting = self._until_settled({m: one for m, one in snapshot.items() if m not in self._judged})
         self._until_normal(row, healed)
-        row.other += self._fresh(self.oracle.problems_now(self.load.accepted()))
         row.lost += self._fresh([f"{m}: accepted and not settled" for m in waiting])
-        self._judge(row, snapshot)
-        self._ledger(row, snapshot)
+        mine = {message: accepted for message, accepted in snapshot.items() if message not in self._judged}
+        self._judge(row, mine)
+        self._ledger(row, mine)
+        self._judged |= mine.keys()
         self._measure(row, before, snapshot, began, healed)
         now = self.town.supervisor.starts
         row.restarts = {name: count - starts[name] for name, count in now.items() if count > starts[name]}
@@ -190,7 +195,7 @@ class Nemesis:
             waiting = self.oracle.unsettled(snapshot)
             if (read and not waiting) or time.monotonic() > deadline:
                 return waiting
-            time.sleep(0.5)
+            time.sleep(1.0)
 
     def _until_normal(self, row: Row, healed: float) -> None:
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
@@ -217,7 +222,8 @@ class Nemesis:
                 differs = self.oracle.ledger_differs(snapshot)
             except Exception as error:  # sqlite3's, while the ledger's disk is full
                 differs = [Broken("the ledger is the fold of the log", "database", f"{type(error).__name__}: {error}")]
-            time.sleep(0.25)
+            if differs:
+                time.sleep(1.0)
         row.other += self._fresh(differs)
 
     def _measure(
