@@ -157,17 +157,14 @@ def _operator(s: _Scope) -> Iterator[Acl]:
 
 
 def _backup(s: _Scope) -> Iterator[Acl]:
-    """Who runs `postlane backup`: reads what cannot be made again, writes nothing."""
+    """Who runs `postlane backup`: reads all but what is advisory, writes nothing. A restore is for an administrator."""
     names = s.names
-    kept = (names.requests, names.seen, names.suppressions, names.templates, names.control)
-    books = tuple(names.state(lane) for lane in s.lanes)
-    for topic in (*kept, *books):
-        yield s.topic(topic, "copy", "Read", "DescribeConfigs")
+    for topic in s.every_topic():
+        if topic not in (names.observations, names.health):
+            yield s.topic(topic, "copy", "Read")
     yield s.group(names.router_group, "copy its positions", "Describe")
     for lane in s.lanes:
-        yield s.topic(names.dispatch(lane), "positions beside its books", "Describe")
         yield s.group(names.sender_group(lane), "copy its positions", "Describe")
-    yield s.group(f"{names.prefix}ledger", "copy its positions", "Describe")
     yield s.readers("postlane-cli")
 
 
