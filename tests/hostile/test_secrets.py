@@ -92,7 +92,7 @@ def test_a_service_that_cannot_start_says_why_and_no_secret(busy: World, tmp_pat
     for at in range(0, len(CASES), 3):
         told = {}
         children = {
-            case: _start(busy, case[0], changes[case[1]], tmp_path / f"{case[0]}") for case in CASES[at : at + 3]
+            case: _start(busy, case[0], changes[case[1]], tmp_path / "-".join(case)) for case in CASES[at : at + 3]
         }
         for case, (child, log) in children.items():
             told[case] = _until_said(child, log)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from postlane.cli.main import main
 from postlane.core.policy import Topics
 from postlane.eventlog.topics import TopicNames, declare
-from postlane.ops.acls import IDENTITIES, Acl, acls
+from postlane.ops.acls import IDENTITIES, OFFSETS_TOPIC, Acl, acls
 
 NAMES = TopicNames("shop.")
 LANES = ("transactional", "bulk")
@@ -54,14 +54,15 @@ def test_every_name_is_of_this_installation_and_none_is_a_wildcard() -> None:
     }
     for acl in ALL:
         assert acl.name.strip("*") == acl.name != ""
-        assert acl.name.startswith("shop.") or acl.resource == "cluster" or acl.name in readers
+        assert acl.name.startswith("shop.") or acl.resource == "cluster" or acl.name in {*readers, OFFSETS_TOPIC}
         assert acl.why
         assert acl.pattern == "literal" or acl.resource in ("group", "transactional_id")
 
 
 def test_only_topics_that_are_declared_are_named() -> None:
     declared = {spec.name for spec in declare(NAMES, LANES, Topics())}
-    assert {a.name for a in ALL if a.resource == "topic"} <= declared
+    named = [a for a in ALL if a.resource == "topic" and a.name not in declared]
+    assert [(a.identity, a.name, a.operations) for a in named] == [("operator", "__consumer_offsets", ("Describe",))]
 
 
 def test_nobody_may_use_the_transactions_or_groups_of_another() -> None:

@@ -21,6 +21,7 @@ Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "A
 
 IDENTITIES: tuple[Identity, ...] = get_args(Identity)
 CLUSTER = "kafka-cluster"  # the name of the one resource of that type
+OFFSETS_TOPIC = "__consumer_offsets"  # Kafka's own: where groups keep their positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,7 @@ def _operator(s: _Scope) -> Iterator[Acl]:
         yield s.group(names.sender_group(lane), "status: its lag", "Describe")
     yield s.group(f"{names.prefix}ledger", "status: its lag", "Describe")
     yield s.group(f"{names.prefix}doctor", "doctor: the brokers' clock, and whether positions can be committed")
+    yield s.topic(OFFSETS_TOPIC, "doctor: the brokers' clock, from when a position was committed", "Describe")
     yield s.readers("postlane-cli")
     yield s.readers("postlane-doctor")
     yield s.transactions("replay.", "replay: requests and events as one")
