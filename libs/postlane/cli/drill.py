@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import tempfile
 import time
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from postlane.ops.drill.run import Pace
     from postlane.ops.drill.scene import Scenario
 
+_THROWAWAY = "a throwaway stack"
 _SHORT = "A minute instead of ten: short faults, quick sessions."
 
 
@@ -111,9 +111,8 @@ def _throwaway(
     from postlane.ops.drill.stage import play_on_throwaway
 
     began = datetime.now(UTC)
-    work = Path(tempfile.mkdtemp(prefix="postlane-drill-"))
     results: list[Result] = []
-    try:
+    with _work(folder / "stack" if keep else None) as work:
         for result in play_on_throwaway(
             wanted,
             work,
@@ -127,13 +126,20 @@ def _throwaway(
         ):
             results.append(result)
             note(f"{result.scenario}: {result.verdict}" + (f": {result.why}" if result.why else ""))
-    finally:
-        if keep:
-            shutil.copytree(work, folder / "stack", dirs_exist_ok=True, ignore_dangling_symlinks=True)
-        shutil.rmtree(work, ignore_errors=True)
-        if results:
-            _say(results, "a throwaway stack", began, pace, folder, as_json)
+            _write(results, _THROWAWAY, began, pace, folder)  # a drill that is cut short has told what it knew
+    _say(results, _THROWAWAY, began, pace, folder, as_json)
     _end(results)
+
+
+@contextlib.contextmanager
+def _work(kept: Path | None) -> Iterator[Path]:
+    """Where the throwaway stack lives: a folder that goes with it, or one that is kept."""
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="postlane-drill-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 def _against(
@@ -204,12 +210,20 @@ def _known(known: dict[str, Scenario], name: str) -> Scenario:
 
 
 def _say(results: list[Result], site: str, began: datetime, pace: Pace, folder: Path, as_json: bool) -> None:
-    from postlane.ops.drill.report import HEAD, document, row, write
+    from postlane.ops.drill.report import HEAD, row
+
+    body, files = _write(results, site, began, pace, folder)
+    answer(body, as_json, columns([HEAD, *(row(result) for result in results)]))
+    note("report: " + " ".join(str(path) for path in files))
+
+
+def _write(
+    results: list[Result], site: str, began: datetime, pace: Pace, folder: Path
+) -> tuple[dict[str, Any], list[Path]]:
+    from postlane.ops.drill.report import document, write
 
     body = document(results, site, began, asdict(pace))
-    files = write(folder, body, results)
-    answer(body, as_json, columns([HEAD, *(row(result) for result in results)]))
-    note("report: " + " ".join(str(path) for path in files.values()))
+    return body, list(write(folder, body, results).values())
 
 
 def _end(results: list[Result]) -> None:

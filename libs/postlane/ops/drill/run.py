@@ -11,6 +11,7 @@ Whatever ends it, the fault is undone first.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -141,6 +142,7 @@ class Drill:
 
     def _break(self, scenario: Scenario, scene: Scene, result: Result) -> None:
         hold_s = self.pace.hold_s if self.pace.hold_s is not None else scenario.hold_s * self.pace.hold_factor
+        scene.figures["load_average"] = round(os.getloadavg()[0], 1)  # times are to be read beside it
         scene.hold_s, scene.began = hold_s, time.time()
         with scenario.play(scene) as detail:
             result.detail = detail
