@@ -1,6 +1,6 @@
 """How long a backup and a restore take: `python -m bench.backup [--records N]` (a million by default; minutes).
 
-On an embedded Kafka of one broker: suppressions, requests, keys and `Delivered` events, N each, and 1,000 templates.
+On an embedded Kafka of one broker: suppressions, requests and their keys, N each, and 1,000 templates.
 Then a full backup, an incremental one after N/100 more requests, a verification, a restore under another prefix, and a
 router started on it with an empty volume until it is ready. Prints one JSON document with the load of the machine.
 """
@@ -67,8 +67,8 @@ def templates() -> Iterator[Outgoing]:
         yield _record(OLD.templates, 0, f"t{n}/000001".encode(), body, n)
 
 
-def mails(first: int, count: int, routed: bool) -> Iterator[Outgoing]:
-    """Requests, and of routed ones their key and the event that ended them."""
+def mails(first: int, count: int, routed: bool, events: bool = False) -> Iterator[Outgoing]:
+    """Requests, and of routed ones their key and, if wanted, the event that ended them."""
     for n in range(first, first + count):
         ident = message_id_from_key("default", str(n))
         key, to = ident.encode(), f"someone{n}@example{n % 1000}.com"
@@ -77,6 +77,7 @@ def mails(first: int, count: int, routed: bool) -> Iterator[Outgoing]:
         yield _record(OLD.requests, number, key, {**body, "text": TEXT, "requested_at": BEGAN}, n)
         if routed:
             yield _record(OLD.seen, number, key, {"digest": f"{n:032x}", "at": BEGAN}, n)
+        if events:
             event = {"type": "Delivered", "message_id": ident, "delivery_id": delivery_id(ident, to), "recipient": to}
             yield _record(OLD.events, number, key, {**event, "attempt": 1, "provider": "primary", "at": BEGAN}, n)
 
@@ -105,41 +106,52 @@ async def positions(log: KafkaLog) -> None:
         await log.admin.set_group_offsets(OLD.sender_group(lane), places)
 
 
-async def take(log: KafkaLog, store: DirectoryStore, vault: Vault, token: str) -> tuple[Taken, float]:
-    began = time.monotonic()
+async def take(log: KafkaLog, store: DirectoryStore, vault: Vault, token: str) -> Taken:
     taker = Taker(log, log.admin, OLD, CONFIG, "bench", "0", store, vault, token, lambda: datetime.now(UTC))
-    taken = await taker.take(Wishes())
-    return taken, time.monotonic() - began
+    return await taker.take(Wishes())
 
 
-async def measure(bootstrap: str, folder: Path, count: int, vault: Vault) -> dict[str, Any]:
+class Meter:
+    """Seconds, by the clock and of this process's CPU, since the last look."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+
+    def took(self, name: str) -> dict[str, float]:
+        wall, cpu = self._wall, self._cpu
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+        note = {f"{name}_s": self._wall - wall, f"{name}_cpu_s": self._cpu - cpu}
+        print(note, file=sys.stderr, flush=True)
+        return note
+
+
+async def measure(bootstrap: str, folder: Path, count: int, vault: Vault, events: bool) -> dict[str, Any]:
     log = KafkaLog(bootstrap)
     try:
         want, found = await plan(log.admin, OLD, CONFIG)
         await apply(log.admin, want, found)
-        began = time.monotonic()
-        for records in (suppressions(count), templates(), mails(0, count, routed=True)):
+        meter = Meter()
+        for records in (suppressions(count), templates(), mails(0, count, routed=True, events=events)):
             await fill(log, records)
         await positions(log)
-        figures: dict[str, Any] = {"records_each": count, "filled_s": time.monotonic() - began}
+        figures: dict[str, Any] = {"records_each": count, **meter.took("filled")}
         store = DirectoryStore(folder / "backups")
-        full, took_s = await take(log, store, vault, "full")
-        figures |= {"full_s": took_s, "full_records": full.manifest.records, "full_bytes": full.stored_bytes}
+        full = await take(log, store, vault, "full")
+        figures |= {"full_records": full.manifest.records, "full_bytes": full.stored_bytes, **meter.took("full")}
         await fill(log, mails(count, count // 100, routed=False))
-        more, took_s = await take(log, store, vault, "more")
-        figures |= {"incremental_s": took_s, "incremental_records": more.manifest.records}
+        meter = Meter()
+        more = await take(log, store, vault, "more")
+        figures |= {"incremental_records": more.manifest.records, **meter.took("incremental")}
         catalogue = read_catalogue(store, vault)
         archive = Archive(store, vault, catalogue.chain(catalogue.before(None)))
-        began = time.monotonic()
         archive.check()
-        figures["verify_s"] = time.monotonic() - began
-        began = time.monotonic()
+        figures |= meter.took("verify")
         archive.check_stored()
         restorer = Restorer(log, log.admin, NEW, CONFIG, archive)
         made = await restorer.look(list(archive.topics), Manner.UNCERTAIN, datetime.now(UTC))
-        figures["restore_checked_s"] = time.monotonic() - began
+        figures |= meter.took("restore_plan")
         result = await restorer.run(made)
-        figures["restore_s"] = time.monotonic() - began
+        figures |= meter.took("restore_write")
         figures["restored_records"] = sum(result["written"].values())
         figures["peak_rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     finally:
@@ -180,20 +192,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--encrypt", action="store_true")
+    parser.add_argument("--events", action="store_true", help="and an event for each mail")
     parser.add_argument("--dir", type=Path, help="where the broker and the backups go [a temporary directory]")
     chosen = parser.parse_args()
     vault = Vault(bytes(32) if chosen.encrypt else None)
+    before = os.getloadavg()
     with tempfile.TemporaryDirectory(dir=chosen.dir) as name:
         folder = Path(name)
         cluster = KafkaCluster(folder / "kafka", 1, 0, tied=True)
         cluster.start()
         try:
-            figures = asyncio.run(measure(cluster.bootstrap_servers, folder, chosen.records, vault))
+            figures = asyncio.run(measure(cluster.bootstrap_servers, folder, chosen.records, vault, chosen.events))
             figures["router_ready_s"] = router_ready(cluster.bootstrap_servers, folder)
         finally:
             cluster.stop()
     figures = {name: round(value, 1) if isinstance(value, float) else value for name, value in figures.items()}
-    figures |= {"cpus": os.cpu_count(), "load": [round(x, 1) for x in os.getloadavg()], "encrypted": chosen.encrypt}
+    figures |= {
+        "cpus": os.cpu_count(),
+        "load_before_after": [round(before[0], 1), round(os.getloadavg()[0], 1)],
+        "encrypted": chosen.encrypt,
+    }
     print(json.dumps(figures))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,20 +19,13 @@ from postlane.eventlog.ports import Committed, Partition
 from postlane.local import http_probe
 from postlane.local.kafka import KafkaCluster
 from tests.acceptance.rig import Rig
+from tests.acceptance.test_lost_cluster import Restored, copies, ended, postlane, types
 
 pytestmark = pytest.mark.kafka
 COUNT = 40
 WAIT_S = 150.0
 SHUT = ("not a router's", "no committed position", "not ours", "offsets were lost")
 Mistake = Callable[[AdminClient, Rig, str], None]
-
-
-def copies(rig: Rig) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for copy in rig.practice.control.ledger():
-        if copy.accepted and copy.delivery is not None:
-            found[copy.delivery] = found.get(copy.delivery, 0) + 1
-    return found
 
 
 def groups(rig: Rig) -> list[str]:
@@ -83,42 +77,92 @@ def until_unready(rig: Rig, name: str, words: tuple[str, ...]) -> str:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("mistake", [reset_to_beginning, forget])
-def test_nothing_is_sent_again(kafka: KafkaCluster, tmp_path: Path, mistake: Mistake) -> None:
+def send(rig: Rig) -> dict[str, int]:
+    """Some straight, some through the delay topics, where nothing but the position stops a second round."""
+    later = {"code": 451, "text": "4.2.1 later", "recipient": "*@slow.example", "count": 8}
+    rig.practice.control.add_fault("reply", "rcpt", **later)
+    rig.publish(COUNT - 8)
+    rig.publish(8, domain="slow.example")
+    rig.until_settled(WAIT_S)
+    before = copies(rig)
+    assert len(before) == COUNT
+    assert set(before.values()) == {1}
+    return before
+
+
+def stays_shut(rig: Rig, before: dict[str, int]) -> None:
+    """Routers and senders are started; they say why they do nothing, and nothing is sent."""
+    names = list(rig.stack.names())
+    for name in names:
+        rig.stack.launch(name)
+    for name in names:
+        until_unready(rig, name, SHUT)
+    assert copies(rig) == before, "a mail was sent again"
+    for name in names:
+        rig.stack.stop(name)
+
+
+def stop(rig: Rig) -> None:
+    for name in rig.stack.names():
+        rig.stack.stop(name)
+
+
+def test_reset_to_the_beginning_and_on_by_the_books(kafka: KafkaCluster, tmp_path: Path) -> None:
+    """The way of docs/disaster.md: a backup that goes by the books, restored under another prefix."""
+    with Rig(kafka.bootstrap_servers, tmp_path / "old", lanes=("transactional",)) as old:
+        before = send(old)
+        later = old.publish(3, send_at=datetime.now(UTC) + timedelta(hours=2))
+        old.until(lambda b: all("Scheduled" in types(b, d) for d in ended(b, later)), "three wait", WAIT_S)
+        stop(old)
+        unrouted = old.publish(4)
+        do(reset_to_beginning, old)
+        stays_shut(old, before)
+        refused = postlane(old, "backup", str(tmp_path / "backups"), code=4)
+        assert "--positions-lost" in refused["said"]
+        until_at_rest(old, "backup", str(tmp_path / "backups"), "--positions-lost")
+        with Restored(old, tmp_path / "new") as new:
+            made = ["restore", str(tmp_path / "backups"), "--from-prefix", old.names.prefix, "--pending", "fresh"]
+            dry = postlane(new, *made, "--dry-run")
+            assert dry["pending"] == {"transactional": {"scheduled": 3}}
+            assert dry["unrouted"] == 4
+            postlane(new, *made, "--yes")
+            new.start_services()
+            postlane(new, "resume", "--lane", "transactional")
+            new.until(lambda b: all(b.deliveries[d].terminal for d in ended(b, unrouted)), "they are sent", WAIT_S)
+            now = copies(new)
+    assert {delivery: n for delivery, n in now.items() if delivery in before} == before
+    assert sorted(now.values()) == [1] * (COUNT + 4)
+
+
+def test_forgotten_groups_start_nothing(kafka: KafkaCluster, tmp_path: Path) -> None:
     with Rig(kafka.bootstrap_servers, tmp_path / "rig", lanes=("transactional",)) as rig:
-        # Some went straight, some through the delay topics, where nothing but the position stops a second round.
-        later = {"code": 451, "text": "4.2.1 later", "recipient": "*@slow.example", "count": 8}
-        rig.practice.control.add_fault("reply", "rcpt", **later)
-        sent = rig.publish(COUNT - 8) + rig.publish(8, domain="slow.example")
-        rig.until_settled(WAIT_S)
-        before = copies(rig)
-        assert len(before) == COUNT
-        assert set(before.values()) == {1}
-        names = list(rig.stack.names())
-        for name in names:
-            rig.stack.stop(name)
+        before = send(rig)
+        stop(rig)
         held = {group: positions(rig, group) for group in groups(rig)}
         assert all(held.values())
-        do(mistake, rig)
-        for name in names:
-            rig.stack.launch(name)
-        for name in names:
-            until_unready(rig, name, SHUT)
-        assert copies(rig) == before, "a mail was sent again"
-        books = rig.books()
-        assert all(len(books.deliveries[d].terminal) == 1 for m in sent for d in books.by_message[m])
-
-        # Put right: the positions that a backup has (or, here, that they were), and everything goes on.
-        for name in names:
-            rig.stack.stop(name)
+        do(forget, rig)
+        stays_shut(rig, before)
         do(lambda _, at, group: asyncio.run(_put_back(at, group, held[group])), rig)
-        for name in names:
+        for name in rig.stack.names():
             rig.stack.start(name)
         more = rig.publish(5)
         rig.until_settled(WAIT_S)
         now = copies(rig)
-        assert {d: n for d, n in now.items() if d in before} == before
-        assert len(now) == COUNT + len(more)
+    assert {delivery: n for delivery, n in now.items() if delivery in before} == before
+    assert len(now) == COUNT + len(more)
+
+
+def until_at_rest(rig: Rig, *args: str) -> None:
+    """Run a command as soon as the groups have forgotten their static members."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            postlane(rig, *args)
+            return
+        except AssertionError as error:
+            if "at work" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 async def _put_back(rig: Rig, group: str, known: dict[Partition, Committed]) -> None:

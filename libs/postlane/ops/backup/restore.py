@@ -31,7 +31,7 @@ from postlane.ops.backup.progress import Begun, Done, Progress, restores_topic
 from postlane.ops.backup.target import Target, check_at_rest, check_topics
 from postlane.ops.topics import USABLE_ASK_AGAIN_S, USABLE_TIMEOUT_S, apply, plan
 
-BATCH_RECORDS_MAX = 2_000
+BATCH_RECORDS_MAX = 5_000
 BATCH_MAX_BYTES = 4_000_000
 READ_DEADLINE_S = 600.0
 FLOOR_MARK = "S1:"  # what the senders' commit metadata begins with (postlane_sender.takeover)
