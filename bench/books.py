@@ -48,6 +48,8 @@ class Instant:
             self.places += 1
             self.lane.finished(entry, Accepted(entry, YES))
 
+    def ticked(self) -> None: ...
+
     def withdraw(self, entry: Entry) -> None:
         self.places += 1
 

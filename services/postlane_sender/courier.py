@@ -111,6 +111,10 @@ class Pool:
         elif not link.healthy:
             self.move_away(link)
 
+    def ticked(self) -> None:
+        for link in self.links:
+            link.ticked()
+
     def withdraw(self, entry: Entry) -> None:
         if entry not in self.where:
             self._by_name[entry.provider].places -= 1  # placed, and never started

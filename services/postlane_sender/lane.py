@@ -61,6 +61,9 @@ class Courier(Protocol):
     def proceed(self, entry: Entry) -> None:
         """The intent is committed: ask `may_write` again if the answer was NOT_YET."""
 
+    def ticked(self) -> None:
+        """A tick was committed, and every `proceed` of it was called."""
+
     def withdraw(self, entry: Entry) -> None:
         """It may not be sent any more; a conversation in which the dot was not written is closed."""
 

@@ -46,6 +46,8 @@ class Link:
         )
         self.queue: deque[Entry] = deque()
         self.places = 0  # in use
+        self._done = 0  # mails that ended since the last tick,
+        self._done_before = 0  # and in the tick before that
         self.connections: set[Connection] = set()
         self.load: dict[Connection, int] = {}  # mails that a session was offered and has not finished
         self.idle: set[Connection] = set()  # nothing under way
@@ -62,10 +64,17 @@ class Link:
         return self.breaker.state is BreakerState.CLOSED and not self.pool.lane.control.paused("provider", self.name)
 
     def has_place(self, now: float) -> bool:
-        lane = self.pool.lane
-        if self.places >= self.breaker.allowed(now) * (1 + lane.policy.ahead_per_connection):
+        conversations = self.breaker.allowed(now)
+        most = conversations * self.pool.lane.policy.ahead_per_connection
+        ahead = min(max(conversations, self._done + self._done_before), most)
+        if self.places >= conversations + ahead:
             return False
         return self._pace(now)
+
+    def ticked(self) -> None:
+        """A tick was committed. A place is held for one tick's commit and until the next is drafted, so what ended
+        within two ticks is what may wait ahead: a fast server never idles, a slow one has few intents open."""
+        self._done_before, self._done = self._done, 0
 
     def _pace(self, now: float) -> bool:
         """The fleet-wide rate of the provider: this process spends the share of the partitions that it owns."""
@@ -235,6 +244,7 @@ class Link:
         """The entry leaves with its result."""
         lane = self.pool.lane
         self.pool.take(entry)
+        self._done += 1
         if not isinstance(result, Unsendable):
             lane.finished(entry, result)
             return

@@ -89,6 +89,7 @@ class Ticker:
         lane.metrics.tick_records.labels(lane.name).observe(len(draft.records))
         state_ends = {p.number: end for p, end in ends.items() if p.topic == lane.state}
         self._apply(draft, state_ends, draft.books)
+        lane.courier.ticked()
         if draft.later:
             await self._transactor.commit(Transaction(draft.later, {}, None))
         return True

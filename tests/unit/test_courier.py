@@ -326,3 +326,37 @@ def test_a_host_name_that_breaks_the_resolver_is_a_provider_that_is_down() -> No
         await sender.stop()
 
     run_virtually(main())
+
+
+def test_as_many_wait_ahead_as_the_server_took_within_two_ticks() -> None:
+    """A slow server has few intents open, a fast one never waits for a commit; both within the bound."""
+
+    async def main() -> None:
+        world = World(config(provider={"connections": 2}))
+        sender = world.sender()
+        await world.settled()
+        link = sender.pool.links[0]
+
+        def allowed() -> int:
+            for count in range(200):
+                link.places = count
+                if not link.has_place(sender.lane.clock.monotonic()):
+                    break
+            link.places = 0
+            return count
+
+        assert allowed() == 2 + 2, "one ahead of each conversation"
+        link._done = 10
+        link.ticked()
+        assert allowed() == 2 + 10
+        link._done = 7
+        assert allowed() == 2 + 17
+        link.ticked()
+        assert allowed() == 2 + 7
+        link.ticked()
+        assert allowed() == 2 + 2
+        link._done = 1000
+        assert allowed() == 2 + 2 * sender.lane.policy.ahead_per_connection
+        await sender.stop()
+
+    run_virtually(main())

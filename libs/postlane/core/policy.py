@@ -84,7 +84,8 @@ class Lane(Policy):
     max_span: Annotated[int, Field(ge=16)] = 8192  # dispatch records between O and the newest admitted one
     tick_records_max: Annotated[int, Field(ge=1)] = 4096
     tick_wait_ms: Annotated[float, Field(gt=0)] = 50
-    ahead_per_connection: Annotated[int, Field(ge=1, le=64)] = 1
+    # At most so many wait ahead of each conversation: one, and more only where the server takes more within two ticks.
+    ahead_per_connection: Annotated[int, Field(ge=1, le=64)] = 16
     intent_ttl_s: Annotated[float, Field(gt=0)] = 7  # below the session timeout: see docs/adr
     drain_timeout_s: Annotated[float, Field(gt=0)] = 20
     takeover_timeout_s: Annotated[float, Field(gt=0)] = 60
