@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from threading import Timer
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from postlane.instance_lock import instance_lock
 from postlane.telemetry import logs, tracing
 from postlane.telemetry.http import ServiceHttp
 from postlane.telemetry.metrics import Metrics
+from postlane.twin import marked
 
 PORTS = {"router": 9101, "sender": 9102, "ledger": 9103, "producer": 9104, "health": 9105}
 START_RETRY_FIRST_S = 0.25
@@ -62,6 +63,14 @@ class ServiceContext:
     metrics: Metrics
     tracer: tracing.Tracer
     beside: list[Coroutine[Any, Any, None]] = field(default_factory=list)  # run as long as the service; never fail it
+    before: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # before each try to start
+    http_port: int = 0
+    nonce: str = ""  # of this boot, as /livez says it
+
+    @property
+    def client_id(self) -> str:
+        """Names this process to the brokers, and says where it can be asked whether it lives (postlane.twin)."""
+        return marked(f"postlane-{self.name}-{self.environment.instance_id}", self.http_port, self.nonce)
 
 
 @dataclass(slots=True)
@@ -143,8 +152,8 @@ def _run(
     last_resort.daemon = True
     try:
         with asyncio.Runner(loop_factory=_loop_factory(uvloop)) as runner:
-            context = ServiceContext(name, environment, config, metrics, tracer)
-            return runner.run(_live(lambda: build(context), phase, last_resort, stop_timeout_s, context.beside))
+            context = ServiceContext(name, environment, config, metrics, tracer, http_port=http.port, nonce=http.nonce)
+            return runner.run(_live(lambda: build(context), phase, last_resort, stop_timeout_s, context))
     finally:
         http.close()
         tracer.close()
@@ -161,7 +170,7 @@ async def _live(
     phase: _Phase,
     last_resort: Timer,
     stop_timeout_s: float,
-    beside: list[Coroutine[Any, Any, None]],
+    context: ServiceContext,
 ) -> int:
     """Start, run, stop; the service is built inside the loop, so that it may make asyncio objects."""
     asked, pressed = asyncio.Event(), asyncio.Event()
@@ -173,8 +182,8 @@ async def _live(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     service = phase.service = build()
-    aside = [asyncio.create_task(each, name="beside") for each in beside]
-    work = asyncio.create_task(_start_and_run(service, phase, asked), name="service")
+    aside = [asyncio.create_task(each, name="beside") for each in context.beside]
+    work = asyncio.create_task(_start_and_run(service, phase, asked, context.before), name="service")
     stop_wanted = asyncio.create_task(asked.wait(), name="signal")
     await asyncio.wait({work, stop_wanted}, return_when=asyncio.FIRST_COMPLETED)
     for task in (stop_wanted, *aside):
@@ -193,10 +202,14 @@ async def _live(
     return await _stop(service, work, pressed, stop_timeout_s)
 
 
-async def _start_and_run(service: Service, phase: _Phase, asked: asyncio.Event) -> None:
+async def _start_and_run(
+    service: Service, phase: _Phase, asked: asyncio.Event, before: Sequence[Callable[[], Awaitable[None]]]
+) -> None:
     wait_s = START_RETRY_FIRST_S
     while not asked.is_set():
         try:
+            for check in before:
+                await check()
             await service.start()
             break
         except (Retriable, UnknownTopic) as error:

@@ -22,7 +22,7 @@ from postlane.eventlog.admin import GroupMember, GroupState
 
 ASK_TIMEOUT_S = 2.0
 ANSWER_MAX_BYTES = 10_000
-_MARK = re.compile(r"@(\d{1,5})\.([0-9a-f]{16})$")
+_MARK = re.compile(r"@(\d{1,5})\.([0-9a-f]{16})(-[a-z]+)?$")  # the library's clients add their role
 
 
 class Groups(Protocol):

@@ -11,6 +11,7 @@ from postlane.eventlog.errors import OptionRefused
 from postlane.eventlog.kafka import KafkaLog
 from postlane.ops.books_database import open_database
 from postlane.service import Service, ServiceContext
+from postlane.twin import refuse_twin
 from postlane_ledger.ledger import Ledger, LedgerSettings
 
 
@@ -37,10 +38,12 @@ def build(context: ServiceContext) -> Service:
         topic=environment.names.events,
         group=f"{environment.topic_prefix}ledger",
         instance=environment.instance_id,
+        client_id=context.client_id,
         # The timeline is kept as long as the log keeps the events, so that a rebuild loses nothing of it.
         timeline_days=context.config.topics.events_days,
     )
     engine = open_database(environment.database_url)
     cluster = cluster_of(environment)
     context.beside.append(watch_brokers(cluster.admin, context.metrics.kafka))
+    context.before.append(lambda: refuse_twin(cluster.admin, [settings.group], settings.instance, context.nonce))
     return Ledger(cluster, engine, settings, context.metrics.ledger, SystemClock())

@@ -42,6 +42,7 @@ class LedgerSettings:
     topic: str
     group: str
     instance: str
+    client_id: str = ""  # empty: the cluster's
     timeline_days: float = 90
     batch_events_max: int = 10_000
     poll_wait_s: float = 0.25
@@ -111,7 +112,7 @@ class Ledger:
             [settings.topic],
             self,
             instance_id=settings.instance,
-            client_id=f"ledger-{settings.instance}",
+            client_id=settings.client_id or None,
         )
 
     async def run(self) -> None:

@@ -10,6 +10,7 @@ from postlane.core.rules import rules_without
 from postlane.eventlog.errors import OptionRefused
 from postlane.eventlog.kafka import KafkaLog
 from postlane.service import Service, ServiceContext
+from postlane.twin import refuse_twin
 from postlane_router.clock import SystemClock
 from postlane_router.config import RouterSettings
 from postlane_router.loop import Router
@@ -25,7 +26,7 @@ def build(context: ServiceContext) -> Service:
         raise ConfigurationError(str(error)) from None
     settings = RouterSettings.of(environment, context.config.topics.dedup_days)
     try:
-        cluster = KafkaLog(environment.bootstrap_servers, environment.kafka, f"postlane-router-{settings.instance}")
+        cluster = KafkaLog(environment.bootstrap_servers, environment.kafka, context.client_id)
     except OptionRefused as error:
         raise ConfigurationError(f"POSTLANE_KAFKA_*: {error}") from None
     try:
@@ -33,6 +34,8 @@ def build(context: ServiceContext) -> Service:
     except (StoreTaken, OSError) as error:
         raise ConfigurationError(f"POSTLANE_DATA_DIR: {error}") from None
     context.beside.append(watch_brokers(cluster.admin, context.metrics.kafka))
+    group = environment.names.router_group
+    context.before.append(lambda: refuse_twin(cluster.admin, [group], settings.instance, context.nonce))
     return Router(
         cluster,
         environment.names,

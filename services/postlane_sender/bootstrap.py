@@ -16,6 +16,7 @@ from postlane.eventlog.ports import Log, Tail
 from postlane.eventlog.tables import ControlTable, TemplateTable
 from postlane.service import ServiceContext
 from postlane.telemetry.tracing import Tracer
+from postlane.twin import refuse_twin
 from postlane_sender import tracing
 from postlane_sender.advice import Advice
 from postlane_sender.backlog import watch_backlog
@@ -54,9 +55,9 @@ class Sender:
     async def start(self) -> None:
         await self._let_go()
         environment = self._context.environment
-        self._log = log = KafkaLog(
-            environment.bootstrap_servers, environment.kafka, client_id=f"postlane-sender-{environment.instance_id}"
-        )
+        self._log = log = KafkaLog(environment.bootstrap_servers, environment.kafka, client_id=self._context.client_id)
+        groups = [environment.names.sender_group(lane) for lane in self._lanes]
+        await refuse_twin(log.admin, groups, environment.instance_id, self._context.nonce)
         control, templates = ControlTable(), TemplateTable()
         names = environment.names
         self._tails = [log.tail(names.control, control.apply), log.tail(names.templates, templates.apply)]
@@ -65,7 +66,7 @@ class Sender:
         for name in self._lanes:
             loop = LaneLoop(self._lane(name, log, control, Composer(templates)))
             self._loops.append(loop)
-            await loop.start(client_id=f"postlane-sender-{environment.instance_id}")
+            await loop.start(client_id=self._context.client_id)
         self._problem = None
 
     def _lane(self, name: str, log: Log, control: ControlTable, composer: Composer) -> LaneState:
