@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import NoReturn, Self
 
+from postlane import publish_span
 from postlane.config import ConfigurationError, Environment, read_environment
 from postlane.core.events import FANOUT_MAX_BYTES, REQUEST_MAX_BYTES, MailRequested
 from postlane.core.identity import message_id_from_key, message_id_from_time
@@ -52,6 +52,7 @@ class Prepared:
     message_id: str
     key: str | None
     record: Outgoing
+    span: publish_span.PublishSpan = publish_span.NONE
 
 
 def prepare(
@@ -81,8 +82,9 @@ def prepare(
     count = len(mail.recipients)
     if len(value) * count > FANOUT_MAX_BYTES:
         raise MailTooLarge(len(value) * count, FANOUT_MAX_BYTES, f"the mail times its {count} recipients")
-    about = headers(MailRequested, source, message_id, at, _trace_context())
-    return Prepared(message_id, key, Outgoing(topic, None, message_id.encode(), value, about))
+    span = publish_span.begin(topic, message_id, len(value))
+    about = headers(MailRequested, source, message_id, at, span.headers)
+    return Prepared(message_id, key, Outgoing(topic, None, message_id.encode(), value, about), span)
 
 
 class Publisher:
@@ -334,6 +336,7 @@ def _receipt_of(appended: Future[tuple[int, int]], prepared: Prepared) -> Future
 
     def answered(future: Future[tuple[int, int]]) -> None:
         error = future.exception()
+        prepared.span.end(error)
         if error is None:
             partition, offset = future.result()
             receipt.set_result(Receipt(message_id, partition, offset))
@@ -345,6 +348,8 @@ def _receipt_of(appended: Future[tuple[int, int]], prepared: Prepared) -> Future
 
 
 def _raise(error: LogError, prepared: Prepared | None) -> NoReturn:
+    if prepared is not None:
+        prepared.span.end(error)
     message_id, key = (prepared.message_id, prepared.key) if prepared else ("", None)
     raise _translate(error, message_id, key, len(prepared.record.value or b"") if prepared else 0) from None
 
@@ -363,14 +368,3 @@ def _translate(error: BaseException, message_id: str, key: str | None, size_byte
     if isinstance(error, Retriable):
         return BrokerUnavailable(str(error))
     return PublishRefused(str(error)) if isinstance(error, LogError) else error
-
-
-def _trace_context() -> list[tuple[str, bytes]]:
-    """`traceparent` and `tracestate` of the active OpenTelemetry span, where the program uses OpenTelemetry."""
-    if "opentelemetry.trace" not in sys.modules:
-        return []
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-    carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier)
-    return [(name, value.encode("latin-1")) for name, value in carrier.items()]
