@@ -53,6 +53,11 @@ def test_recovery_counts_until_every_partition_has_delivered_a_mail_from_after_t
     assert result.slowest_s == 6.0
 
 
+def test_silence_counts_from_the_fault_when_nothing_arrives_any_more() -> None:
+    account, accepted = _played((_mail(1, 990.0), 990.5), (_mail(2, 1_001.0), 1_012.0), (_mail(3, 1_012.0), 1_013.0))
+    assert _measured(account, accepted).silence_s == 12.0
+
+
 def test_a_partition_that_stays_silent_is_no_recovery() -> None:
     account, accepted = _played((_mail(1, 1_002.0, partition=0), 1_003.0), (_mail(2, 1_002.0, partition=1), None))
     result = _measured(account, accepted)

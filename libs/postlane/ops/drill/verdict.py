@@ -110,8 +110,7 @@ def _first_copies(deliveries: Iterable[tuple[Accepted, Delivery]]) -> dict[str, 
 
 
 def _longest_silence(arrived: Sequence[float], began: float) -> float:
-    near = [at for at in arrived if at >= began - 1.0]
-    return max((b - a for a, b in itertools.pairwise(near)), default=0.0)
+    return max((b - a for a, b in itertools.pairwise([began, *(at for at in arrived if at >= began)])), default=0.0)
 
 
 def _slowest(deliveries: Iterable[tuple[Accepted, Delivery]]) -> float:
