@@ -308,6 +308,11 @@ def test_one_table_by_itself(tmp_path: Path) -> None:
             assert [(r.key, r.value) for r in old.records("mail.suppressions", n)] == wanted[n]
         after = {k: v for k, v in contents(old).items() if "control" not in k and "suppressions" not in k}
         assert after == before
+        # Deleted once more, it is restored once more; the same command on what is there does nothing.
+        assert (await restorer.look(["mail.suppressions"], Manner.UNCERTAIN, RESTORED_AT)).done is not None
+        del old.log.cluster.topics["a.mail.suppressions"]
+        await restorer.run(await restorer.look(["mail.suppressions"], Manner.UNCERTAIN, RESTORED_AT))
+        assert [(r.key, r.value) for r in old.records("mail.suppressions", 0)] == wanted[0]
 
     ran(made())
 

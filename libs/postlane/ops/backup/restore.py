@@ -106,10 +106,12 @@ class Restorer:
             at = begun.at
         made = make_plan(self._archive, topics, manner, at)
         made.resumed = resumed
-        if begun is not None and finished is not None and self._is_same(begun, topics):
-            made.done = finished
-            return made
-        made.missing = await check_topics(self._admin, self._names, self._archive, topics, resumed)
+        try:
+            made.missing = await check_topics(self._admin, self._names, self._archive, topics, resumed)
+        except Refused:
+            if begun is None or finished is None or not self._is_same(begun, topics):
+                raise
+            made.done = finished  # not empty, because this very backup was put there
         return made
 
     async def run(self, made: Plan) -> dict[str, Any]:
