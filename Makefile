@@ -13,7 +13,7 @@ MINUTES ?= 10
 BIN    := .venv/bin
 STAMP  := .venv/.made-from
 
-.PHONY: help secrets setup demo test check bench simulate model audit fuzz schemas docs dist lock clean chaos soak compare drill k8s-manifests k8s-test scale-test
+.PHONY: help secrets setup demo test check bench simulate model audit fuzz schemas docs dist lock clean chaos soak compare drill k8s-manifests k8s-test scale-test disasters bench-backup
 
 help:
 	@echo "make setup    .venv with everything in it, as locked in requirements/dev.txt"
@@ -25,6 +25,8 @@ help:
 	@echo "make chaos    faults injected into three brokers and six services under load (SEED=N FAULTS='a b'; as root)"
 	@echo "make soak     the same faults mixed for MINUTES=N; memory, files, threads and topics must be flat"
 	@echo "make drill    rehearse failures on a throwaway stack (ARGS='sender-crash --short'); docs/drills.md"
+	@echo "make disasters  a backup under load, restores that are killed, offsets reset: with a witness (some minutes)"
+	@echo "make bench-backup  backup and restore of a million suppressions and requests (ARGS='--records 100000')"
 	@echo "make compare  the same kills for Postlane, a naive consumer, Celery and Postfix, one kind of witness"
 	@echo "make model    explore the models of the protocols (ARGS=--long for the deep ones)"
 	@echo "make docs     the documentation site, into site/ (mkdocs, in an environment of its own)"
@@ -77,6 +79,13 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)
+
+bench-backup: setup
+	$(BIN)/python -m bench.backup $(ARGS)
+
+disasters: setup
+	POSTLANE_TEST_DISASTERS=1 $(BIN)/pytest -ra tests/acceptance/test_lost_cluster.py \
+		tests/acceptance/test_offsets_reset.py tests/acceptance/test_backup_under_load.py $(ARGS)
 
 simulate: setup
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)

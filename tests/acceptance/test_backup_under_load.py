@@ -36,7 +36,10 @@ from postlane.ops.backup.store import DirectoryStore
 from tests.acceptance.checker import TERMINAL, read_topic
 from tests.acceptance.rig import PARTITIONS, Rig
 
-pytestmark = pytest.mark.kafka
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.skipif(not os.environ.get("POSTLANE_TEST_DISASTERS"), reason="some minutes: make disasters"),
+]
 BACKUPS = 3
 KILLS_MAX = 2
 MAILS_MAX = 3_000

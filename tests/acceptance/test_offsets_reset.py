@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,10 @@ from postlane.local.kafka import KafkaCluster
 from tests.acceptance.rig import Rig
 from tests.acceptance.test_lost_cluster import Restored, copies, ended, postlane, types
 
-pytestmark = pytest.mark.kafka
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.skipif(not os.environ.get("POSTLANE_TEST_DISASTERS"), reason="some minutes: make disasters"),
+]
 COUNT = 40
 WAIT_S = 150.0
 SHUT = ("not a router's", "no committed position", "not ours", "offsets were lost")
