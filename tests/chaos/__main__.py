@@ -117,7 +117,7 @@ def _chaos(arguments: argparse.Namespace, wanted: Sequence[str]) -> int:
         while left:
             # A town in which a promise was broken may stay broken: the next fault gets a new one.
             with _running(folder / f"town-{len(rows)}", arguments.seed, arguments.rate) as nemesis:
-                while left and (not rows or rows[-1].good or rows[-1].not_injected or nemesis.fresh):
+                while left and (nemesis.fresh or not rows[-1].broken):
                     rows.append(_one(nemesis, left.pop(0), arguments))
                     _record(rows, began, arguments)
                 nemesis.end(rows[-1])

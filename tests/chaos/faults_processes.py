@@ -15,7 +15,7 @@ from tests.chaos.registry import fault
 from tests.chaos.town import BROKERS, Town
 
 _FROZEN_S = 18.0  # longer than the session time-out (10 s) and the intents' time to live (7 s) together
-_IN_SYNC_TIMEOUT_S = 120.0
+_IN_SYNC_TIMEOUT_S = 240.0
 
 
 def _kill(town: Town, dice: random.Random, service: str) -> Iterator[str]:

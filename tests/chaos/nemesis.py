@@ -54,8 +54,12 @@ class Row:
     not_injected: str = ""
 
     @property
+    def broken(self) -> bool:
+        return bool(self.lost or self.repeated or self.other)
+
+    @property
     def good(self) -> bool:
-        return not (self.lost or self.repeated or self.other or self.failed)
+        return not (self.broken or self.failed)
 
     def as_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__} | {"good": self.good}

@@ -267,7 +267,7 @@ class Town:
             self.stack.stop(name, grace_s=15)
         self.until_up(name)
 
-    def until_up(self, *names: str | int, timeout_s: float = 90.0) -> None:
+    def until_up(self, *names: str | int, timeout_s: float = 240.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not all(self.kafka.is_running(n) if isinstance(n, int) else self.stack.pid(n) for n in names):
             if time.monotonic() > deadline:
