@@ -141,6 +141,7 @@ def _counts_more(manifest: Manifest) -> Manifest:
     [
         (_reordered, "out of order"),
         (_counts_more, "the manifest says 21"),
+        (lambda m: m.model_copy(update={"token": "one"}), "is not one of its chunks"),
         (lambda m: m.model_copy(update={"cluster_id": "two"}), "two installations in one place"),
         (lambda m: m.model_copy(update={"prefix": "b."}), "two installations in one place"),
         (lambda m: m.model_copy(update={"sequence": 7}), "moved or copied"),

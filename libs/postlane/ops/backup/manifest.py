@@ -157,6 +157,9 @@ def read_manifest(name: str, content: bytes, vault: Vault) -> Manifest:
         raise Damaged(f"{name}: {error.errors(include_url=False)[0]['msg']}") from None
     if sequence_of(name) != manifest.sequence:
         raise Damaged(f"{name}: holds backup {manifest.ident}: it was moved or copied over another")
+    for chunk in manifest.chunks():
+        if not chunk.name.startswith(manifest.folder) or ".." in chunk.name:
+            raise Damaged(f"{name}: {chunk.name[:100]!a} is not one of its chunks")
     return manifest
 
 
