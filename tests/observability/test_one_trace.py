@@ -45,7 +45,7 @@ def drill(kafka: KafkaCluster, tmp_path_factory: pytest.TempPathFactory) -> obje
                 timeout=60,
             ).stdout.split()
             ids = dict(zip((EASY, HARD, LOST), said, strict=True))
-            rig.until(lambda b: sum(d.terminal() == ["Delivered"] for d in b.deliveries.values()) == 3, "delivered")
+            rig.until(lambda b: sum(d.terminal == ["Delivered"] for d in b.deliveries.values()) == 3, "delivered")
             otlp.until(lambda spans: sum(s.name == "smtp send" for s in spans) == 5)
             scrapes = {name: scrape(rig, name) for name in ("router-1", "sender-1", "ledger-1")}
             events = read_topic(kafka.bootstrap_servers, rig.names.events)
