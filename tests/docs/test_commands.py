@@ -33,7 +33,7 @@ def refused(text: str, whole: bool) -> str | None:
     except click.exceptions.Exit:
         return None  # --help, --version
     except click.UsageError as error:
-        if not whole and isinstance(error, click.MissingParameter):
+        if not whole and isinstance(error, click.MissingParameter | click.exceptions.NoArgsIsHelpError):
             return None  # named in passing, e.g. `postlane send`
         return error.format_message()
     except (ValueError, TypeError) as error:

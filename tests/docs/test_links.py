@@ -117,3 +117,4 @@ def test_every_alert_has_its_page_which_names_it() -> None:
 def test_a_runbook_has_its_four_parts(path: Path) -> None:
     headings = ["What it looks like", "What to run", "How to know that it worked", "How to rehearse"]
     assert read(path).headings[1:5] == headings
+    assert "@@" not in path.read_text()

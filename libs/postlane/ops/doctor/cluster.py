@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from postlane.config import Environment
 from postlane.core.policy import Config
 from postlane.eventlog.admin import ClusterState
-from postlane.eventlog.errors import LogError, OptionRefused, UnknownTopic, Unreachable
+from postlane.eventlog.errors import LogError, OptionRefused, Retriable, UnknownTopic, Unreachable
 from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.ports import Partition
 from postlane.ops import tables
@@ -28,6 +28,7 @@ from postlane.ops.doctor.topics import prefix_check, topic_checks
 from postlane.ops.topics import plan
 
 QUESTION_TIMEOUT_S = 15.0
+AGAIN_S = 0.5
 REACHABLE = "kafka-reachable"
 _Ask = Callable[[], Awaitable[Sequence[Check]]]
 
@@ -80,7 +81,7 @@ def _questions(
 async def _asked(name: str, ask: _Ask) -> Sequence[Check]:
     try:
         async with asyncio.timeout(QUESTION_TIMEOUT_S):
-            return await ask()
+            return await _again(ask)
     except TimeoutError:
         return [skip(name, f"no answer within {QUESTION_TIMEOUT_S:g} s", "see whether the brokers are overloaded")]
     except Unreachable as error:
@@ -91,6 +92,17 @@ async def _asked(name: str, ask: _Ask) -> Sequence[Check]:
         return [skip(name, str(error), "grant this user what `postlane topics plan --acls` shows for the operator")]
     except Exception as error:  # a fault of one check must not take the others' answers along
         return [skip(name, f"the check itself failed: {type(error).__name__}: {error}", "please report it")]
+
+
+async def _again(ask: _Ask) -> Sequence[Check]:
+    """A passing refusal (a coordinator that has just moved) is asked again, for as long as there is time."""
+    while True:
+        try:
+            return await ask()
+        except Unreachable:
+            raise
+        except Retriable:
+            await asyncio.sleep(AGAIN_S)
 
 
 async def _topics(log: KafkaLog, environment: Environment, config: Config) -> Sequence[Check]:
