@@ -59,8 +59,8 @@ class FaustApp:
 
         app.agent(source, name="postlane_health.merge")(merge)
 
-        async def on_assigned(_: Any, assigned_now: Iterable[Any], /, *more: Any, **named: Any) -> None:
-            assigned(sorted(tp.partition for tp in assigned_now if tp.topic == self._topic))
+        def on_assigned(_: Any, /, *arguments: Any, **named: Any) -> None:
+            assigned(sorted(tp.partition for tp in arguments[0] if tp.topic == self._topic))
 
         self._on_assigned = on_assigned  # a signal holds it weakly
         app.on_partitions_assigned.connect(on_assigned)
