@@ -75,7 +75,7 @@ def _section(result: Result, number: int) -> str:
 
 def _alerts(result: Result) -> str:
     if not result.alerts:
-        return f"<p>Alerts: none became pending while the fault lasted ({escape(result.alerts_by)}).</p>"
+        return f"<p>Alerts: none became pending ({escape(result.alerts_by)}).</p>"
     rows = [
         (
             told.alert,

@@ -10,7 +10,7 @@ Verdict = Literal["passed", "failed", "abandoned", "not played"]
 
 @dataclass(slots=True)
 class Told:
-    """An alert whose condition came to hold during the fault; times in seconds after its beginning.
+    """An alert whose condition came to hold with the fault or in its wake; times in seconds after its beginning.
 
     `condition_s`: since when; `for_s`: how long it has to hold; `fires_s`: their sum, which is when a person would
     have been told while the fault lasts (plus the intervals of scraping and evaluation of the Prometheus in use).

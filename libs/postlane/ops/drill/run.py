@@ -173,7 +173,7 @@ class Drill:
         result.marks = [(round(mark.at - started, 2), mark.said) for mark in scene.marks]
         if scene.recovered is not None:
             result.rto_s = round(scene.recovered - scene.began, 2)
-        self._alerts(scene, result, healed)
+        self._alerts(scene, result)
         if result.verdict == "abandoned":
             result.broken = [str(b) for b in self._broken]
         else:
@@ -213,7 +213,7 @@ class Drill:
                 if key not in self._alarms or alarm.state == "firing":
                     self._alarms[key] = alarm
 
-    def _alerts(self, scene: Scene, result: Result, healed: float) -> None:
+    def _alerts(self, scene: Scene, result: Result) -> None:
         prometheus = self.site.prometheus
         if prometheus is None:
             result.alerts_by = "not evaluated: no Prometheus is installed here, or no rules were found"
@@ -224,7 +224,7 @@ class Drill:
         except (OSError, ValueError, KeyError) as error:
             result.alerts_by = f"not evaluated: {error}"
             return
-        result.alerts = verdict.told(self._alarms.values(), rules, scene.began, healed)
+        result.alerts = verdict.told(self._alarms.values(), rules, scene.began, time.time())
 
     def _ledger(self, scene: Scene) -> list[Broken]:
         """The ledger's database against the log; it may be a moment behind."""

@@ -54,11 +54,11 @@ def judge(result: Result, broken: Collection[Broken], unmet: Sequence[str]) -> N
     result.verdict = "failed" if result.broken or result.unmet else "passed"
 
 
-def told(alarms: Iterable[Alarm], rules: Mapping[str, Rule], began: float, healed: float) -> list[Told]:
-    """The alerts whose condition came to hold while the fault lasted, the soonest first."""
+def told(alarms: Iterable[Alarm], rules: Mapping[str, Rule], began: float, until: float) -> list[Told]:
+    """The alerts whose condition came to hold with the fault or in its wake, the soonest first."""
     found: dict[str, Told] = {}
     for alarm in alarms:
-        if not began <= alarm.since <= healed + 1.0:
+        if not began <= alarm.since <= until:
             continue
         for_s = rules[alarm.name].for_s if alarm.name in rules else 0.0
         condition_s = round(alarm.since - began, 1)
