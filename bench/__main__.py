@@ -1,6 +1,7 @@
 """`make bench`: runs the benchmarks in turn; writes bench/results.json and from it docs/benchmarks.md.
 
-    python -m bench [books] [router] [ledger] [others] [latency] [takeover] [kill] [backlog] [scale] [--mails N]
+    python -m bench [books] [router] [ledger] [others] [latency] [takeover] [kill] [backlog] [telemetry] [scale]
+                    [--mails N]
 
 Without names: all of them. Ratios are measured side by side in one run; absolute figures depend on the machine, that is
 named beside them with the load that it had, so run it on a quiet one.
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import books, ledger, recovery, router, sender
+from bench import books, ledger, recovery, router, sender, telemetry
 from postlane.local.kafka import KafkaCluster
 
 HERE = Path(__file__).parent
@@ -48,6 +49,7 @@ RUNS: dict[str, Callable[[str, Path, int], Rows]] = {
     "latency": lambda bootstrap, folder, _: recovery.latency(bootstrap, folder),
     "takeover": lambda bootstrap, folder, _: recovery.takeover(bootstrap, folder),
     "kill": lambda bootstrap, folder, _: recovery.kill(bootstrap, folder),
+    "telemetry": lambda bootstrap, folder, mails: telemetry.cost(bootstrap, folder, min(mails, 20_000)),
     "scale": lambda bootstrap, folder, _: sender.scale(bootstrap, folder),
 }
 

@@ -29,6 +29,7 @@ class SenderProcess:
         self, bootstrap: str, names: TopicNames, folder: Path, port: int, *, name: str = "sender-1", **lane: Any
     ) -> None:
         connections = lane.pop("connections", 32)
+        more: dict[str, str] = lane.pop("env", {})
         body = {
             "lanes": {"bulk": {"in_doubt": "park", "providers": ["sink"], **lane}},
             "providers": {"sink": {"host": "127.0.0.1", "port": port, "tls": "none", "connections": connections}},
@@ -46,6 +47,7 @@ class SenderProcess:
             "POSTLANE_INSTANCE_ID": name,
             "POSTLANE_HTTP_PORT": str(self.http_port),
             "POSTLANE_DATA_DIR": str(self.folder / "data"),
+            **more,
         }
         self.process: subprocess.Popen[bytes] | None = None
 

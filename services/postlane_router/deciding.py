@@ -129,8 +129,9 @@ class Decider:
         for place, record in enumerate(poll.records):
             reading = poll.readings.get(place)
             if self._tracer.enabled:
-                group = self._names.router_group
-                self._span, read = tracing.begin(self._tracer, group, record, now, reading is None), batch.read
+                group, read = self._names.router_group, batch.read
+                wanted = self._tracer.wants(record.headers, record.key)
+                self._span = tracing.begin(self._tracer, group, record, now, reading is None) if wanted else None
             if self._refused and (Partition(record.topic, record.partition), record.offset) in self._refused:
                 error = Unreadable("what becomes of it is larger than the broker takes")
                 batch.take(record, None if reading is None else "undecodable", self._undecodable(record, error, now))

@@ -24,8 +24,10 @@ _log = logging.getLogger("postlane.sender")
 
 def begin(lane: LaneState, entry: Entry, mail: DispatchReady) -> None:
     """An attempt begins; what it causes (events, the next hop) carries its context."""
-    tracer = lane.tracer
-    parent = tracer.extract(entry.raw.headers) if isinstance(entry.raw, Received) else None
+    tracer, raw = lane.tracer, entry.raw
+    if not isinstance(raw, Received) or not tracer.wants(raw.headers, raw.key):
+        return
+    parent = tracer.extract(raw.headers)
     provider = lane.config.providers.get(entry.provider)
     attributes: dict[str, Value] = {
         "messaging.system": "kafka",

@@ -121,3 +121,37 @@ def test_a_hostile_traceparent_starts_no_exception(monkeypatch: pytest.MonkeyPat
     with tracer.span("a", tracer.extract([("traceparent", value)])) as span:
         assert tracer.headers(span)
     tracer.close()
+
+
+KEYS = [f"message-{n}".encode() for n in range(4000)]
+
+
+@pytest.mark.parametrize("sampler", ["traceidratio", "parentbased_traceidratio"])
+def test_every_service_samples_the_same_mails(sampler: str) -> None:
+    environ = {"OTEL_TRACES_EXPORTER": "console", "OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": "0.05"}
+    one, two = tracing.tracer("router", environ=environ), tracing.tracer("sender", environ=environ)
+    chosen = [key for key in KEYS if one.wants([], key)]
+    assert chosen == [key for key in KEYS if two.wants([("ce_id", b"x")], key)]
+    assert 100 < len(chosen) < 300
+    with one.span("a") as span:  # what was chosen is not thrown dice for again
+        assert span.trace_id
+
+
+@pytest.mark.parametrize(("flags", "wanted"), [(b"00", False), (b"01", True), (b"02", False), (b"03", True)])
+def test_a_record_s_own_context_decides(flags: bytes, wanted: bool) -> None:
+    environ = {"OTEL_TRACES_EXPORTER": "console", "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
+    tracer = tracing.tracer("x", environ=environ)
+    assert tracer.wants([("traceparent", PARENT[:53] + flags)], b"k") is wanted
+    assert not tracer.wants([], b"k")
+    assert tracing.tracer("x", environ={"OTEL_TRACES_EXPORTER": "console"}).wants([], None)
+
+
+@pytest.mark.parametrize("text", ["2", "-0.1", "some", "nan"])
+def test_a_share_that_is_none_is_refused(text: str) -> None:
+    environ = {
+        "OTEL_TRACES_EXPORTER": "console",
+        "OTEL_TRACES_SAMPLER": "traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": text,
+    }
+    with pytest.raises(ConfigurationError, match="OTEL_TRACES_SAMPLER_ARG"):
+        tracing.tracer("x", environ=environ)

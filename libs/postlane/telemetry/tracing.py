@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+from zlib import crc32
 
 from postlane.core.errors import ConfigurationError
 from postlane.telemetry.addresses import Shown, shown_by
@@ -23,6 +24,8 @@ Value = str | int | float | bool
 Kind = Literal["internal", "producer", "consumer", "client", "server"]
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_BY_RATIO = ("traceidratio", "parentbased_traceidratio")
+_UNSAMPLED = frozenset(f"{flags:02x}".encode() for flags in range(0, 256, 2))  # W3C Trace Context 3.2.2.5.1
 FLUSH_TIMEOUT_MS = 3_000
 
 
@@ -57,6 +60,12 @@ class Tracer(Protocol):
 
     @property
     def enabled(self) -> bool: ...
+
+    def wants(self, headers: Headers, key: bytes | None) -> bool:
+        """Whether the work that a record causes gets spans; cheap, so that what is not sampled costs next to nothing.
+
+        A record's own context decides. One without is sampled by its key, so that every service decides the same.
+        """
 
     def extract(self, headers: Headers) -> Context | None:
         """The trace context of a record; None where it has none (or while off)."""
@@ -103,15 +112,31 @@ def tracer(service: str, instance: str = "", environ: Mapping[str, str] | None =
     if exporter == "otlp" and protocol != "http/protobuf":
         raise ConfigurationError(f"OTEL_EXPORTER_OTLP_PROTOCOL: {protocol!r} is not built in; use http/protobuf")
     try:
-        return _On(_provider(service, instance, exporter), service, shown_by(env))
+        ratio = _ratio(env)
+        return _On(_provider(service, instance, exporter, ratio is not None), service, shown_by(env), ratio)
     except ImportError:
         raise ConfigurationError("OTEL_* asks for traces: install postlane[telemetry]") from None
 
 
-def _provider(service: str, instance: str, exporter: str) -> TracerProvider:
+def _ratio(env: Mapping[str, str]) -> float | None:
+    """The share of mails to trace; None where OTEL_TRACES_SAMPLER is left to the SDK. Raises ConfigurationError."""
+    if env.get("OTEL_TRACES_SAMPLER", "").strip().lower() not in _BY_RATIO:
+        return None
+    text = env.get("OTEL_TRACES_SAMPLER_ARG", "").strip() or "1"
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio <= 1:
+        raise ConfigurationError(f"OTEL_TRACES_SAMPLER_ARG: {text!r} is no share between 0 and 1")
+    return ratio
+
+
+def _provider(service: str, instance: str, exporter: str, sampled_before: bool) -> TracerProvider:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
     from postlane.telemetry.http import package_version
 
@@ -120,7 +145,8 @@ def _provider(service: str, instance: str, exporter: str) -> TracerProvider:
         about["service.name"] = f"postlane-{service}"
     if instance:
         about["service.instance.id"] = instance
-    provider = TracerProvider(resource=Resource.create(dict(about)), shutdown_on_exit=False)
+    sampler = ParentBased(ALWAYS_ON) if sampled_before else None  # else what OTEL_TRACES_SAMPLER says
+    provider = TracerProvider(resource=Resource.create(dict(about)), sampler=sampler, shutdown_on_exit=False)
     processor: SpanProcessor
     if exporter == "console":
         import sys
@@ -163,6 +189,9 @@ class _NoSpan:
 
 class _Off:
     enabled = False
+
+    def wants(self, headers: Headers, key: bytes | None) -> bool:
+        return False
 
     def extract(self, headers: Headers) -> Context | None:
         return None
@@ -235,15 +264,22 @@ class _OnSpan:
 class _On:
     enabled = True
 
-    def __init__(self, provider: TracerProvider, service: str, shown: Shown) -> None:
+    def __init__(self, provider: TracerProvider, service: str, shown: Shown, ratio: float | None = None) -> None:
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider = provider
         self._shown = shown
+        self._below = None if ratio is None else ratio * 2**32
         self._tracer = provider.get_tracer(f"postlane.{service}")
         self._propagator = TraceContextTextMapPropagator()
         self._kinds = {kind.name.lower(): kind for kind in SpanKind}
+
+    def wants(self, headers: Headers, key: bytes | None) -> bool:
+        for name, value in headers:
+            if name == "traceparent":
+                return value[53:55] not in _UNSAMPLED
+        return self._below is None or crc32(key or b"") < self._below
 
     def extract(self, headers: Headers) -> Context | None:
         carrier = {k: v.decode("latin-1") for k, v in headers if k in ("traceparent", "tracestate")}
