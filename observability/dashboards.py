@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.variants import Dataquery as Query
 from grafana_foundation_sdk.models.dashboard import DataSourceRef
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
@@ -325,8 +327,8 @@ SERVICES = Board(
 BOARDS: tuple[Board, ...] = (OVERVIEW, SENDING, SERVICES)
 
 
-def _targets(queries: Sequence[tuple[str, str]], *, instant: bool) -> list[prometheus.Dataquery]:
-    made = []
+def _targets(queries: Sequence[tuple[str, str]], *, instant: bool) -> list[Builder[Query]]:
+    made: list[Builder[Query]] = []
     for place, (expr, legend) in enumerate(queries):
         query = prometheus.Dataquery().expr(expr).legend_format(legend).ref_id(chr(ord("A") + place)).datasource(SOURCE)
         made.append(query.instant().format(PromQueryFormat.TABLE) if instant else query.range().exemplar(True))

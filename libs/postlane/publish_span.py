@@ -41,7 +41,7 @@ def begin(topic: str, message_id: str, size_bytes: int) -> PublishSpan:
     from opentelemetry.trace import SpanKind, get_tracer, set_span_in_context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    attributes = {
+    attributes: dict[str, str | int] = {
         "messaging.system": "kafka",
         "messaging.operation.name": "publish",
         "messaging.operation.type": "send",
