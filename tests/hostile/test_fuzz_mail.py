@@ -141,6 +141,8 @@ def test_any_address_stands_alone_in_a_command_or_is_refused(text: str) -> None:
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(contents, st.booleans(), words, words)
+@example(Content(sender="a@b.example", to=["c@d.example"]), True, "\ud800", "x")
+@example(Content(sender="a@b.example", to=["c@d.example"]), True, "{{ x }}", "\ud800")
 def test_the_sender_composes_any_dispatch_record_or_says_why_not(
     content: Content, templated: bool, source: str, value: str
 ) -> None:

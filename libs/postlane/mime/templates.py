@@ -161,6 +161,8 @@ class _Compiled:
             raise TemplateError(_line(f"{part}, line {error.line}: {error}")) from None
         except minijinja.TemplateError as error:
             raise _translated(part, source, error) from None
+        except UnicodeEncodeError as error:
+            raise TemplateError(f"{part}: remove the lone surrogate at character {error.start}") from None
         self.parts[part] = source
 
     def _derive_text(self, html: str) -> None:
