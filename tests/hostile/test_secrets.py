@@ -81,7 +81,12 @@ FORCED: dict[str, dict[str, str]] = {
 }
 # (service, what is wrong); the others are the same code in another service.
 SHORT = [("ledger", "a database that is not there"), ("sender", "a wrong SASL password"), ("router", "a broken file")]
-CASES = [(service, name) for service in SERVICES for name in [*FORCED, "a broken file"]] if LONG else SHORT
+CASES = [
+    (service, name)
+    for service in SERVICES
+    for name in [*FORCED, "a broken file"]
+    if service == "ledger" or "POSTLANE_DATABASE_URL" not in FORCED.get(name, {})  # the only one that has a database
+]
 ENDS = (b"cannot start yet", b"the service failed")  # it goes on trying, or is about to end
 
 
@@ -89,10 +94,11 @@ def test_a_service_that_cannot_start_says_why_and_no_secret(busy: World, tmp_pat
     broken = tmp_path / "postlane.yaml"
     broken.write_text(f"providers:\n  local: {{host: h, password: '{PROVIDER_PASSWORD}}}\n")
     changes = {**FORCED, "a broken file": {"POSTLANE_CONFIG": str(broken)}}
-    for at in range(0, len(CASES), 3):
+    cases = CASES if LONG else SHORT
+    for at in range(0, len(cases), 3):
         told = {}
         children = {
-            case: _start(busy, case[0], changes[case[1]], tmp_path / "-".join(case)) for case in CASES[at : at + 3]
+            case: _start(busy, case[0], changes[case[1]], tmp_path / "-".join(case)) for case in cases[at : at + 3]
         }
         for case, (child, log) in children.items():
             told[case] = _until_said(child, log)
@@ -111,11 +117,14 @@ def _start(world: World, service: str, changed: dict[str, str], folder: Path) ->
 def _until_said(child: subprocess.Popen[bytes], log: Path) -> bytes:
     """All that it says until it ends, or until it goes on trying and is told to end."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while child.poll() is None and not any(word in log.read_bytes() for word in ENDS):
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
-    child.terminate()
-    child.wait(START_TIMEOUT_S)
+    try:
+        while child.poll() is None and not any(word in log.read_bytes() for word in ENDS):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        child.terminate()
+        child.wait(START_TIMEOUT_S)
+    finally:
+        child.kill()
     assert log.read_bytes()
     return log.read_bytes()
 
