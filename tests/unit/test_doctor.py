@@ -773,3 +773,26 @@ def test_the_page_of_the_checks_is_current() -> None:
     from postlane.ops.doctor.__main__ import PAGE, page
 
     assert (Path(__file__).parents[2] / PAGE).read_text() == page(), "run `python -m postlane.ops.doctor`"
+
+
+async def test_a_check_that_fails_itself_does_not_take_the_others_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    from postlane.eventlog.errors import Retriable, Unreachable
+    from postlane.ops.doctor import cluster
+
+    monkeypatch.setattr(cluster, "AGAIN_S", 0.001)
+    asked = 0
+
+    async def passing() -> list[Check]:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise Retriable("the coordinator has moved")
+        return [service_check("router", group(("a", "h")), 2)]
+
+    async def raises(error: Exception) -> list[Check]:
+        raise error
+
+    assert [c.verdict for c in await cluster._asked("service-running", passing)] == ["ok"]
+    (bug,) = await cluster._asked("service-running", lambda: raises(ZeroDivisionError("x")))
+    (away,) = await cluster._asked("service-running", lambda: raises(Unreachable("x")))
+    assert (bug.verdict, away.verdict, away.name) == ("skip", "fail", "kafka-reachable")
