@@ -13,6 +13,7 @@ MINUTES ?= 10
 BIN    := .venv/bin
 STAMP  := .venv/.made-from
 
+.PHONY: observability
 .PHONY: help secrets setup demo test check bench simulate model audit fuzz schemas docs dist lock clean chaos soak compare drill k8s-manifests k8s-test scale-test disasters bench-backup
 
 help:
@@ -38,6 +39,7 @@ help:
 	@echo "make k8s-test the manifests on a real cluster: give KUBECONFIG (a test cluster: it makes and deletes namespaces)"
 	@echo "make scale-test  sender processes under load, 1 to 4 to 2, and what membership costs (some minutes)"
 	@echo "make secrets  a random database password for docker compose, in ./secrets"
+	@echo "make observability  write Prometheus's rules and Grafana's dashboards anew from alerts.py, slos.yaml, dashboards.py"
 	@echo "make lock     resolve requirements/*.txt anew (needs uv)"
 	@echo "make clean    remove .venv and caches"
 
@@ -119,6 +121,9 @@ fuzz: setup
 
 schemas: setup
 	$(BIN)/python -m postlane.ops.schemas
+
+observability: setup
+	$(BIN)/python -m observability
 
 # mkdocs has dependencies of its own, which nothing else needs.
 DOCS_STAMP := .venv-docs/.made-from

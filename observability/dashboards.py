@@ -184,6 +184,31 @@ SENDING = Board(
             ),
         ),
         (
+            "The fleet's providers (postlane_health)",
+            (
+                Panel(
+                    "State",
+                    (("max by (provider) (postlane_provider_state)", "{{provider}}"),),
+                    says="0 unknown, 1 up, 2 degraded, 3 down",
+                ),
+                Panel(
+                    "Delivered of all results",
+                    (("min by (provider) (postlane_provider_success_ratio)", "{{provider}}"),),
+                    "percentunit",
+                ),
+                Panel(
+                    "From the dot to the answer",
+                    (
+                        (
+                            'max by (provider, quantile) (postlane_provider_answer_seconds{quantile!="0.95"})',
+                            "{{provider}} p{{quantile}}",
+                        ),
+                    ),
+                    "s",
+                ),
+            ),
+        ),
+        (
             "Books",
             (
                 Panel(

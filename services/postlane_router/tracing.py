@@ -33,7 +33,9 @@ def begin(tracer: Tracer, group: str, record: Received, now: datetime, delayed: 
     if key is not None and len(key) <= 64 and key.isascii():
         attributes["messaging.message.id"] = key.decode()
     links = () if parent is None else (parent,)
-    return tracer.span(f"{'delay' if delayed else 'route'} {record.topic}", parent, links, attributes, "consumer")
+    return tracer.span(
+        f"{'delay' if delayed else 'route'} {record.topic}", parent, links, attributes, "consumer", root=True
+    )
 
 
 def dispatched(tracer: Tracer, span: Span, ready: DispatchReady, step: Step | None) -> None:

@@ -51,7 +51,7 @@ def begin(lane: LaneState, entry: Entry, mail: DispatchReady) -> None:
     if provider is not None:
         attributes |= {"server.address": provider.host, "server.port": provider.port}
     links = (parent,) if parent is not None and mail.hop > 0 else ()
-    span = tracer.span("smtp send", parent=parent, links=links, attributes=attributes, kind="client")
+    span = tracer.span("smtp send", parent=parent, links=links, attributes=attributes, kind="client", root=True)
     entry.span, entry.trace = span, tracer.headers(span)
 
 
@@ -64,7 +64,7 @@ def session(tracer: Tracer, provider: Provider) -> Span:
         "postlane.provider": provider.name,
         "postlane.tls": provider.tls,
     }
-    return tracer.span("smtp connect", attributes=attributes, kind="client")
+    return tracer.span("smtp connect", attributes=attributes, kind="client", root=True)
 
 
 def phase(entry: Entry, name: str) -> None:

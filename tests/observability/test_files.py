@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import yaml
 from observability.__main__ import HERE, generated
+from prometheus_client import CollectorRegistry
 
 from observability import slos
 from postlane.core.policy import Config
 from postlane.ops.backup import textfile
 from postlane.service import PORTS
 from postlane.telemetry.metrics import _WAIT_S, Metrics
+from postlane_health.measures import Measures as Health
 from tests.observability.names import FOREIGN, named, queries, rules, series_of, used
 
 ROOT = HERE.parent
@@ -42,6 +44,9 @@ def exposed(tmp_path: Path) -> set[str]:
         metrics.watch(lambda: None, tmp_path)
         assert metrics.kafka
         names |= series_of(metrics.registry.collect())
+    registry = CollectorRegistry()
+    Health(registry)
+    names |= series_of(registry.collect())
     # process_* are Linux's; the textfile is what `postlane backup --textfile` writes.
     return names | {"process_start_time_seconds", textfile.LAST_SUCCESS}
 
@@ -190,3 +195,16 @@ def test_the_collectors_pipelines_use_what_is_declared() -> None:
         for part in ("receivers", "processors", "exporters"):
             assert set(pipeline[part]) <= config[part].keys()
     assert set(config["service"]["extensions"]) == config["extensions"].keys()
+
+
+def test_the_docs_name_metrics_that_exist(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "observability.md").read_text("utf-8")
+    there = exposed(tmp_path) | {"postlane_build_info", "postlane_health", "postlane_kafka_"}
+    bases = {re.sub(r"_(bucket|count|sum)$", "", name) for name in there} | there
+    for row in (line for line in text.splitlines() if line.startswith("|")):
+        prefix = re.search(r"`(postlane_(?:router|sender|ledger|kafka))_", row)
+        for name in re.findall(r"`(_?[a-z_]+)`", row):
+            if prefix is not None and name.startswith("_"):
+                assert prefix[1] + name in bases, name
+            elif name.startswith("postlane_"):
+                assert name in bases, name

@@ -77,8 +77,12 @@ class Tracer(Protocol):
         links: Iterable[Context] = (),
         attributes: Mapping[str, Value] | None = None,
         kind: Kind = "internal",
+        root: bool = False,
     ) -> Span:
-        """A span that has begun; its parent is `parent`, else the active span."""
+        """A span that has begun; its parent is `parent`, else the active span, or none where `root`.
+
+        Callbacks run in the context in which their connection was opened: what they begin says whose child it is.
+        """
 
     def headers(self, span: Span) -> list[tuple[str, bytes]]:
         """`traceparent` and `tracestate` for the records that this span causes; empty while off."""
@@ -203,6 +207,7 @@ class _Off:
         links: Iterable[Context] = (),
         attributes: Mapping[str, Value] | None = None,
         kind: Kind = "internal",
+        root: bool = False,
     ) -> Span:
         return NO_SPAN
 
@@ -292,10 +297,14 @@ class _On:
         links: Iterable[Context] = (),
         attributes: Mapping[str, Value] | None = None,
         kind: Kind = "internal",
+        root: bool = False,
     ) -> Span:
+        from opentelemetry.context import Context
         from opentelemetry.trace import Link, get_current_span, set_span_in_context
 
         context: Any = set_span_in_context(parent.otel) if isinstance(parent, _OnSpan) else parent
+        if context is None and root:
+            context = Context()
         spans = (get_current_span(link).get_span_context() for link in links)
         found = [Link(span) for span in spans if span.is_valid]
         started = self._tracer.start_span(name, context, self._kinds[kind], attributes, found)
