@@ -11,6 +11,7 @@ RUN python -m venv /opt/postlane \
     && python -m venv /opt/build \
     && /opt/build/bin/pip install --no-cache-dir --require-hashes --requirement requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY schemas schemas
 COPY libs libs
 COPY services services
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
