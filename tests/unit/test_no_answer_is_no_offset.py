@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from postlane.eventlog.admin import KafkaAdmin
-from postlane.eventlog.errors import Retriable
+from postlane.eventlog.errors import Retriable, Unreachable
 from postlane.eventlog.kafka_config import ClientConfig
 from postlane.eventlog.ports import Partition
 
@@ -54,3 +54,17 @@ async def test_no_record_so_late_is_an_answer_and_nobody_is_none() -> None:
     assert await asked.offsets_at([ONE, TWO], 1_000) == {ONE: 5, TWO: 9}  # from the end on
     with pytest.raises(Retriable, match="no answer"):
         await admin({ONE: 5, TWO: -1001}).offsets_at([ONE, TWO], 1_000)
+
+
+async def test_a_library_that_never_answers_is_not_waited_for_for_ever() -> None:
+    """Found by `make chaos`: routers and the ledger stood in their start for minutes, without a word."""
+
+    class Silent:
+        def describe_topics(self, *_: Any, **__: Any) -> dict[str, Future[Any]]:
+            return {"mail.requests": Future()}
+
+    made = KafkaAdmin(ClientConfig("127.0.0.1:1"), timeout_s=-4.9)  # 0.1 s with the grace
+    made._made = Silent()
+    with pytest.raises(Unreachable, match=r"describe topic mail\.requests: the library has not answered"):
+        await made.partition_count("mail.requests")
+    assert made._made is None  # the next call has a client of its own

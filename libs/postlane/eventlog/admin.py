@@ -18,7 +18,7 @@ from confluent_kafka import (
 )
 from confluent_kafka import admin as _untyped
 
-from postlane.eventlog.errors import Fatal, Retriable, UnknownTopic
+from postlane.eventlog.errors import Fatal, Retriable, UnknownTopic, Unreachable
 from postlane.eventlog.kafka_config import REQUEST_TIMEOUT_S, ClientConfig
 from postlane.eventlog.kafka_errors import kafka_error, translate, translated
 from postlane.eventlog.ports import Committed, Partition
@@ -26,6 +26,7 @@ from postlane.eventlog.topics import TopicSpec
 from postlane.eventlog.worker import Worker
 
 _api: Any = _untyped  # its names are not exported to type checkers
+_GRACE_S = 5.0  # beyond the time-out that the library was given
 K = TypeVar("K")
 COORDINATOR_TRIES_MAX = 60
 COORDINATOR_WAIT_S = 0.5
@@ -104,7 +105,14 @@ class KafkaAdmin:
         return self._made
 
     async def _all(self, futures: Mapping[K, Future[V]], doing: str) -> dict[K, V]:
-        answers = await asyncio.gather(*(asyncio.wrap_future(f) for f in futures.values()), return_exceptions=True)
+        if not futures:
+            return {}
+        asked = [asyncio.wrap_future(future) for future in futures.values()]
+        _, unanswered = await asyncio.wait(asked, timeout=self._timeout_s + _GRACE_S)
+        if unanswered:  # seen on a busy machine: the library keeps no time-out then, and a service would start for ever
+            self._renew()
+            raise Unreachable(f"{doing} {next(iter(futures))}: the library has not answered in {self._timeout_s:.0f} s")
+        answers = [answer.exception() or answer.result() for answer in asked]
         result: dict[K, V] = {}
         for key, answer in zip(futures, answers, strict=True):
             if isinstance(answer, BaseException):
