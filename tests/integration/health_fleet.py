@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -29,8 +30,8 @@ from postlane.local.ports import free_port
 from postlane.local.practice import PracticeProcess
 
 PARTITIONS = 3
-WINDOW_S = 3
-HINT_S = 4
+WINDOW_S = 2
+HINT_S = 3
 LANE = "transactional"
 
 
@@ -43,6 +44,7 @@ class Fleet:
         self.appender = self.log.appender()
         self.folder, self.practice = folder, practice
         self.words: dict[str, list[ProviderHealth]] = defaultdict(list)
+        self.partition_of: dict[str, int] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.ports: dict[str, int] = {}
         self._observed = 0
@@ -52,7 +54,7 @@ class Fleet:
             "providers:\n"
             + "".join(f"  {n}: {{host: 127.0.0.1, port: {p}, tls: none, connections: 4}}\n" for n, p in ports.items())
             + f"topics: {{partitions: {PARTITIONS}}}\n"
-            + f"health: {{window_s: {WINDOW_S}, recent_s: 1.5, results_min: 5, hint_s: {HINT_S}}}\n"
+            + f"health: {{window_s: {WINDOW_S}, recent_s: 1, results_min: 5, hint_s: {HINT_S}}}\n"
         )
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("POSTLANE_", "OTEL_"))}
         self._env = {
@@ -70,6 +72,7 @@ class Fleet:
     def _heard(self, record: Received) -> None:
         health = decode(ProviderHealth, record.value)
         self.words[health.provider].append(health)
+        self.partition_of[health.provider] = record.partition
 
     def start(self, service: str, instance: str) -> subprocess.Popen[bytes]:
         """A process, with the shortest session that a broker allows where it is a health worker."""
@@ -104,6 +107,25 @@ class Fleet:
         async with asyncio.timeout(timeout_s):
             while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - other processes tell nobody
                 await asyncio.sleep(0.1)
+
+    def given(self, instance: str, partition: int) -> list[datetime]:
+        """When a health worker was given a partition that it had not, by its own log."""
+        lines = [json.loads(line) for line in (self.folder / f"{instance}.log").read_text().splitlines()]
+        return [
+            datetime.fromisoformat(line["at"])
+            for line in lines
+            if line.get("message") == "partitions" and partition in line["new"]
+        ]
+
+    def never_early(self) -> None:
+        """Nobody gave a verdict before it had watched for a whole window."""
+        for provider, words in self.words.items():
+            for word in words:
+                if word.state is HealthState.UNKNOWN or word.instance not in self.processes:
+                    continue
+                since = [at for at in self.given(word.instance, self.partition_of[provider]) if at <= word.at]
+                assert since, f"{word.instance} speaks of {provider}, which is not its own"
+                assert (word.at - since[-1]).total_seconds() > WINDOW_S - 0.2, (word.instance, provider)
 
     # ---------------------------------------------------------------------------------------------- what senders write
 
