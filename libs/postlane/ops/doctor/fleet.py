@@ -102,7 +102,7 @@ def lane_positions(
     lost = [p.number for p, s in zip(partitions, states, strict=True) if p not in committed and ends[s] > begins[s]]
     gone = [p.number for p in partitions if p in committed and committed[p].offset < begins[p]]
     if lost:
-        do = "restore the group's offsets from a backup; do not reset them by hand (docs/runbooks/offsets-lost.md)"
+        do = "go on by the books, never reset offsets by hand (docs/runbooks/offsets-lost.md)"
         yield fail("offsets-lost", f"partitions {_few(lost)} have books but no committed offset", do, lane)
     if gone:
         do = "raise topics.dispatch_days, and replay what retention took (postlane replay --since …)"
