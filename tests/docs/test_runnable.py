@@ -55,7 +55,7 @@ class Shell:
         watch = Timer(COMMAND_TIMEOUT_S, self._bash.kill)
         watch.start()
         try:
-            stdin.write(f"{command}\necho; echo '{END}' $?\n")
+            stdin.write(f"{command}\n_code=$?; echo; echo '{END}' $_code\n")
             stdin.flush()
             said = []
             for line in stdout:
