@@ -19,7 +19,7 @@ from postlane.ops.drill.stage import scenarios
 from postlane.ops.drill.throwaway import ThrowawaySite, Wanted
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
-SHORT = Pace(per_s=30, before_s=0.5, after_s=0.5, hold_factor=0.4)
+SHORT = Pace(per_s=30, before_s=0.5, after_s=0.5, hold_s=7.0)
 ENDS_S = 120
 
 

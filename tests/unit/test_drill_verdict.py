@@ -15,7 +15,7 @@ from postlane.ops.drill.account import Account, Copy
 from postlane.ops.drill.checkers import Broken
 from postlane.ops.drill.load import Accepted
 from postlane.ops.drill.plot import timeline_svg
-from postlane.ops.drill.prometheus import Alarm, Rule, _unix
+from postlane.ops.drill.prometheus import Alarm, _alarm, _unix
 from postlane.ops.drill.result import Result
 
 BEGAN, HEALED, STARTED = 1_000.0, 1_010.0, 995.0
@@ -89,18 +89,20 @@ def test_the_timeline_has_every_second() -> None:
 
 
 def test_an_alert_counts_when_its_condition_came_with_the_fault() -> None:
-    rules = {"A": Rule("A", 60.0, "page"), "B": Rule("B", 0.0, "ticket"), "C": Rule("C", 0.0, "page")}
     alarms = [
-        Alarm("A", (("lane", "bulk"),), "pending", 1_004.0, "page"),
-        Alarm("A", (("lane", "transactional"),), "pending", 1_002.0, "page"),
-        Alarm("B", (), "firing", 1_005.0, "ticket"),
-        Alarm("C", (), "firing", 990.0, "page"),  # was there before
-        Alarm("A", (), "pending", 1_020.0, "page"),  # came after the healing
+        Alarm("A", (("lane", "bulk"),), "pending", 1_004.0, "page", 60.0),
+        Alarm("A", (("lane", "transactional"),), "pending", 1_002.0, "page", 60.0),
+        Alarm("A", (), "pending", 1_001.0, "page", 900.0),  # another rule of that name, which is slower
+        Alarm("B", (), "pending", 1_005.0, "ticket", 0.0),
+        Alarm("B", (), "firing", 1_005.0, "ticket", 0.0),
+        Alarm("C", (), "firing", 990.0, "page", 0.0),  # was there before
+        Alarm("C", (), "pending", 1_020.0, "page", 0.0),  # came after everything was over
     ]
-    found = verdict.told(alarms, rules, BEGAN, HEALED)
+    found = verdict.told(alarms, BEGAN, HEALED)
     assert [(t.alert, t.condition_s, t.fires_s, t.fired) for t in found] == [
         ("B", 5.0, 5.0, True),
         ("A", 2.0, 62.0, False),
+        ("A", 1.0, 901.0, False),
     ]
     result = Result("s", "what", alerts=found)
     assert result.first_alert is not None
@@ -124,6 +126,17 @@ def test_mails_of_others_count_when_the_fault_touched_them() -> None:
 )
 def test_prometheus_times_are_read(text: str) -> None:
     assert int(_unix(text)) == int(datetime(2026, 11, 24, 13, 49, 16, tzinfo=UTC).timestamp())
+
+
+def test_an_alert_of_prometheus_is_read() -> None:
+    labels = {"alertname": "ProviderDown", "severity": "page", "provider": "primary"}
+    alarm = _alarm({"labels": labels, "state": "pending", "activeAt": "2026-11-24T13:49:16Z", "value": "2e+00"}, 60.0)
+    assert (alarm.name, alarm.severity, alarm.labels, alarm.for_s) == (
+        "ProviderDown",
+        "page",
+        (("provider", "primary"),),
+        60.0,
+    )
 
 
 def _result() -> Result:

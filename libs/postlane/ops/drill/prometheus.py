@@ -31,22 +31,15 @@ RULES = Path("observability/prometheus/rules.yml")
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """An alert that is pending or firing. `since` is Unix time in seconds: since when its condition holds."""
+    """An alert that is pending or firing. `since` is Unix time in seconds: since when its condition holds; `for_s` how
+    long it has to. Rules that burn at several speeds share a name."""
 
     name: str
     labels: tuple[tuple[str, str], ...]
     state: str
     since: float
     severity: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How long an alert's condition has to hold, in seconds."""
-
-    name: str
     for_s: float
-    severity: str
 
 
 class Prometheus:
@@ -60,22 +53,10 @@ class Prometheus:
     def alarms(self) -> list[Alarm]:
         """Every pending and firing alert, heartbeats left out."""
         found = []
-        for alert in self._ask("/api/v1/alerts")["alerts"]:
-            labels = dict(alert["labels"])
-            name, severity = labels.pop("alertname"), labels.pop("severity", "")
-            if severity != "none":
-                since = _unix(alert["activeAt"])
-                found.append(Alarm(name, tuple(sorted(labels.items())), alert["state"], since, severity))
-        return found
-
-    def rules(self) -> dict[str, Rule]:
-        """The alerting rules, by name."""
-        groups = self._ask("/api/v1/rules?type=alert")["groups"]
-        return {
-            rule["name"]: Rule(rule["name"], float(rule["duration"]), rule["labels"].get("severity", ""))
-            for group in groups
-            for rule in group["rules"]
-        }
+        for group in self._ask("/api/v1/rules?type=alert")["groups"]:
+            for rule in group["rules"]:
+                found += [_alarm(alert, float(rule["duration"])) for alert in rule["alerts"]]
+        return [alarm for alarm in found if alarm.severity != "none"]
 
     def version(self) -> str:
         """Which Prometheus it is."""
@@ -86,6 +67,12 @@ class Prometheus:
         with opener.open(self.url + path, timeout=_ASK_TIMEOUT_S) as answer:
             body = json.loads(answer.read())
         return body["data"]
+
+
+def _alarm(alert: Mapping[str, Any], for_s: float) -> Alarm:
+    labels = dict(alert["labels"])
+    name, severity = labels.pop("alertname"), labels.pop("severity", "")
+    return Alarm(name, tuple(sorted(labels.items())), alert["state"], _unix(alert["activeAt"]), severity, for_s)
 
 
 def _unix(text: str) -> float:
@@ -147,7 +134,7 @@ class PrometheusProcess:
 
     def _answers(self) -> bool:
         try:
-            return bool(self.client.rules())
+            return bool(self.client.version())
         except (OSError, ValueError, KeyError):
             return False
 

@@ -209,7 +209,7 @@ class Drill:
         self._asked_at = time.monotonic()
         with contextlib.suppress(OSError, ValueError, KeyError):
             for alarm in prometheus.alarms():
-                key = alarm.name, alarm.labels, alarm.since
+                key = alarm.name, (alarm.labels, alarm.severity, alarm.for_s), alarm.since
                 if key not in self._alarms or alarm.state == "firing":
                     self._alarms[key] = alarm
 
@@ -219,12 +219,11 @@ class Drill:
             result.alerts_by = "not evaluated: no Prometheus is installed here, or no rules were found"
             return
         try:
-            rules = prometheus.rules()
             result.alerts_by = f"Prometheus {prometheus.version()} with the rules"
         except (OSError, ValueError, KeyError) as error:
             result.alerts_by = f"not evaluated: {error}"
             return
-        result.alerts = verdict.told(self._alarms.values(), rules, scene.began, time.time())
+        result.alerts = verdict.told(self._alarms.values(), scene.began, time.time())
 
     def _ledger(self, scene: Scene) -> list[Broken]:
         """The ledger's database against the log; it may be a moment behind."""

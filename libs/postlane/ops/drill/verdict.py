@@ -10,7 +10,7 @@ from datetime import datetime
 from postlane.ops.drill.account import Account, Delivery
 from postlane.ops.drill.checkers import Broken
 from postlane.ops.drill.load import Accepted
-from postlane.ops.drill.prometheus import Alarm, Rule
+from postlane.ops.drill.prometheus import Alarm
 from postlane.ops.drill.result import Result, Second, Told
 
 REPEATED = frozenset({"copies", "a resend is the same bytes", "replay guard", "no body without an intent"})
@@ -54,28 +54,21 @@ def judge(result: Result, broken: Collection[Broken], unmet: Sequence[str]) -> N
     result.verdict = "failed" if result.broken or result.unmet else "passed"
 
 
-def told(alarms: Iterable[Alarm], rules: Mapping[str, Rule], began: float, until: float) -> list[Told]:
+def told(alarms: Iterable[Alarm], began: float, until: float) -> list[Told]:
     """The alerts whose condition came to hold with the fault or in its wake, the soonest first."""
-    found: dict[str, Told] = {}
+    found: dict[tuple[str, str, float], Told] = {}
     for alarm in alarms:
         if not began <= alarm.since <= until:
             continue
-        for_s = rules[alarm.name].for_s if alarm.name in rules else 0.0
-        condition_s = round(alarm.since - began, 1)
-        known = found.get(alarm.name)
-        if known is None or condition_s < known.condition_s:
-            fired = alarm.state == "firing" or (known is not None and known.fired)
-            found[alarm.name] = Told(
-                alarm.name,
-                alarm.severity,
-                condition_s,
-                for_s,
-                round(condition_s + for_s, 1),
-                fired,
-                dict(alarm.labels),
-            )
-        elif alarm.state == "firing":
-            known.fired = True
+        which = alarm.name, alarm.severity, alarm.for_s
+        known = found.get(which)
+        fired = alarm.state == "firing" or (known is not None and known.fired)
+        after_s = round(alarm.since - began, 1)
+        if known is not None and known.condition_s <= after_s:
+            known.fired = fired
+            continue
+        tells_s = round(after_s + alarm.for_s, 1)
+        found[which] = Told(*which[:2], after_s, alarm.for_s, tells_s, fired, dict(alarm.labels))
     return sorted(found.values(), key=lambda t: (t.fires_s, t.alert))
 
 
