@@ -131,11 +131,13 @@ def _until_said(child: subprocess.Popen[bytes], log: Path) -> bytes:
 
 def test_no_command_shows_a_secret(busy: World, tmp_path: Path) -> None:
     database = {"POSTLANE_DATABASE_URL": f"postgresql://u:{DATABASE_PASSWORD}@127.0.0.1:9/d"}
-    for args in (["doctor"], ["doctor", "--json"], ["status"], ["status", "--json"]):
+    for args in (
+        (["doctor"], ["doctor", "--json"], ["status"], ["status", "--json"]) if LONG else (["doctor"], ["status"])
+    ):
         busy.run("operator", *args)
-    for args in (["doctor"], ["status"]):
+    for args in (["doctor"], ["status"]) if LONG else (["status"],):
         busy.run("operator", *args, env=database)
-    for changed in FORCED.values():
+    for changed in FORCED.values() if LONG else (FORCED["an option that is none"], FORCED["a key that is none"]):
         busy.run("operator", "topics", "plan", env={**changed, "POSTLANE_KAFKA_SOCKET_TIMEOUT_MS": "1000"})
     busy.run("backup", "backup", str(tmp_path / "kept"))
     told = "".join(busy.said.values())
