@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import (
@@ -211,17 +212,16 @@ class KafkaAdmin:
     async def _names(self) -> list[str]:
         worker = Worker("postlane-admin")
         try:
-            found = await worker.call(self._list_topics)
+            found = await worker.call(partial(self._metadata, self._client))
         finally:
             worker.stop()
-        return sorted(name for name in found if not name.startswith("__"))
+        return sorted(name for name in found.topics if not name.startswith("__"))
 
-    def _list_topics(self) -> list[str]:
-        return list(self._metadata().topics)
-
-    def _metadata(self) -> Any:
+    def _metadata(self, client: Any) -> Any:
+        """On a thread, with a client that the event loop made: one made here could take the place of another on which
+        answers are awaited, and those would never come."""
         try:
-            return self._client.list_topics(timeout=self._timeout_s)
+            return client.list_topics(timeout=self._timeout_s)
         except KafkaException as error:
             raise translate(error.args[0], "list topics") from error
 
@@ -383,7 +383,7 @@ class KafkaAdmin:
         """Brokers and partitions as they stand now. Raises Unreachable, Retriable."""
         worker = Worker("postlane-admin")
         try:
-            found = await worker.call(self._metadata)
+            found = await worker.call(partial(self._metadata, self._client))
         finally:
             worker.stop()
         partitions = [partition for topic in found.topics.values() for partition in topic.partitions.values()]
