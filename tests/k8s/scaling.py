@@ -32,6 +32,7 @@ SENDER = "sender-bulk"
 PARTITIONS = 12
 PER_POD = 5000  # the target of the manifests
 WAIT_S = 180.0
+QUEUED_MAX = 20_000  # records of the producer at a time
 
 
 def run(cluster: Cluster, bootstrap: str | None, address: str) -> Iterator[str]:
@@ -117,8 +118,8 @@ class Lane:
             number = n % PARTITIONS
             producer.produce(self.topic, b"x", partition=number)
             self._ends[number] += 1
-            if n % 10_000 == 0:
-                producer.poll(0)
+            if n % QUEUED_MAX == 0:
+                producer.flush(60)
         assert producer.flush(60) == 0
 
     def settle(self, *, behind_one_slow_mail: bool = False) -> None:

@@ -334,7 +334,8 @@ def test_each_lane_is_scaled_by_what_its_senders_tell_and_no_further_than_its_pa
         lag = triggers["lag"]["metadata"]
         assert (lag["topic"], lag["consumerGroup"]) == (NAMES.dispatch(lane), NAMES.sender_group(lane))
         down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
-        session_s = 20
+        options = environment("production", specs("production")[f"StatefulSet/sender-{lane}"])
+        session_s = int(options["POSTLANE_KAFKA_SESSION_TIMEOUT_MS"]) / 1000
         assert all(policy["periodSeconds"] > GRACE_S + session_s for policy in down["policies"])
         assert down["stabilizationWindowSeconds"] > GRACE_S + session_s
 
