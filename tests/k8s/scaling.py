@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from postlane.local.kafka import KafkaCluster
@@ -32,6 +32,7 @@ SENDER = "sender-bulk"
 PARTITIONS = 12
 PER_POD = 5000  # the target of the manifests
 WAIT_S = 180.0
+COORDINATOR_WAIT_S = 60.0
 QUEUED_MAX = 20_000  # records of the producer at a time
 
 
@@ -113,7 +114,7 @@ class Lane:
 
     def produce(self, count: int) -> None:
         """So many records, evenly over the partitions."""
-        producer = Producer({"bootstrap.servers": self.servers, "linger.ms": 20})
+        producer = Producer({"bootstrap.servers": self.servers, "linger.ms": 20, "log_level": 0})
         for n in range(count):
             number = n % PARTITIONS
             producer.produce(self.topic, b"x", partition=number)
@@ -137,9 +138,18 @@ class Lane:
         return {"partitions": PARTITIONS, "backlog_records": unread, "unsettled": self.unsettled}
 
     def _commit(self, positions: dict[int, int]) -> None:
-        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": self.group, "enable.auto.commit": False})
+        conf = {"bootstrap.servers": self.servers, "group.id": self.group, "enable.auto.commit": False, "log_level": 0}
+        consumer = Consumer(conf)
         offsets = [TopicPartition(self.topic, number, offset) for number, offset in positions.items()]
-        consumer.commit(offsets=offsets, asynchronous=False)
+        deadline = time.monotonic() + COORDINATOR_WAIT_S
+        while True:
+            try:
+                consumer.commit(offsets=offsets, asynchronous=False)
+                break
+            except KafkaException:  # a broker that has only just begun coordinates no group yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
         consumer.close()
         self._committed = dict(positions)
 
