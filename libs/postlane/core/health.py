@@ -58,7 +58,7 @@ def _down(view: View, policy: Health) -> Verdict | None:
     if failures >= policy.failures_min and recent.share(Kind.FAILED, Kind.UNREACHED) >= policy.down_share:
         return Verdict(HealthState.DOWN, f"{failures} of {recent.count} failed within {policy.recent_s:g} s")
     if view.senders and view.senders == view.senders_open and not recent.answered:
-        return Verdict(HealthState.DOWN, f"all {view.senders} senders have it shut")
+        return Verdict(HealthState.DOWN, f"every sender that reports has it shut ({view.senders})")
     return None
 
 
