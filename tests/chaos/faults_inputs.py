@@ -40,7 +40,7 @@ def poison_in_every_topic(town: Town, dice: random.Random) -> Iterator[str]:
     for topic, partitions in topics.items():
         for n, value in enumerate(POISON):
             producer.produce(topic, value, f"poison-{n}", partition=n % partitions, headers=[("ce_type", b"x")])
-    if producer.flush(30):
+    if producer.flush(120):
         raise TimeoutError("the poison was not taken")
     yield f"{len(topics)} topics"
     for name in town.services:

@@ -21,7 +21,7 @@ from postlane.core.policy import Config, Topics
 from postlane.eventlog.admin import KafkaAdmin
 from postlane.eventlog.kafka_config import ClientConfig
 from postlane.eventlog.topics import TopicNames, declare
-from postlane.local import ports
+from postlane.local import http_probe, ports
 from postlane.local.errors import LocalError
 from postlane.local.kafka import KafkaCluster
 from postlane.local.practice import PracticeProcess
@@ -265,7 +265,16 @@ class Town:
         """Stop it in order and start it again, as an operator does."""
         with self.held_down(name):
             self.stack.stop(name, grace_s=15)
-        self.until_up(name)
+        self.until_ready(name)
+
+    def until_ready(self, name: str, timeout_s: float = 240.0) -> None:
+        """Returns when the service can do its work; a deployment takes the next one then."""
+        url = self.stack.spec(name).ready_url or ""
+        deadline = time.monotonic() + timeout_s
+        while http_probe.get(url).status != 200:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{name} was not ready within {timeout_s:.0f} s")
+            time.sleep(0.1)
 
     def until_up(self, *names: str | int, timeout_s: float = 240.0) -> None:
         deadline = time.monotonic() + timeout_s
