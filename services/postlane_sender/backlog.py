@@ -20,9 +20,7 @@ EVERY_S = 5.0
 _log = logging.getLogger("postlane.sender")
 
 
-async def watch_backlog(
-    lanes: Sequence[LaneState], every_s: float = EVERY_S, *, links: Sequence[Link] = ()
-) -> None:
+async def watch_backlog(lanes: Sequence[LaneState], every_s: float = EVERY_S, *, links: Sequence[Link] = ()) -> None:
     """Look every `every_s` seconds until cancelled; what the brokers do not tell stays as it was told last."""
     while True:
         measures.say_links(links)
