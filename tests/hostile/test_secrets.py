@@ -90,18 +90,21 @@ CASES = [
 ENDS = (b"cannot start yet", b"the service failed")  # it goes on trying, or is about to end
 
 
+@pytest.mark.timeout(900)
 def test_a_service_that_cannot_start_says_why_and_no_secret(busy: World, tmp_path: Path) -> None:
     broken = tmp_path / "postlane.yaml"
     broken.write_text(f"providers:\n  local: {{host: h, password: '{PROVIDER_PASSWORD}}}\n")
     changes = {**FORCED, "a broken file": {"POSTLANE_CONFIG": str(broken)}}
     cases = CASES if LONG else SHORT
     for at in range(0, len(cases), 3):
-        told = {}
-        children = {
-            case: _start(busy, case[0], changes[case[1]], tmp_path / "-".join(case)) for case in cases[at : at + 3]
-        }
-        for case, (child, log) in children.items():
-            told[case] = _until_said(child, log)
+        children: dict[tuple[str, str], tuple[subprocess.Popen[bytes], Path]] = {}
+        try:
+            for case in cases[at : at + 3]:
+                children[case] = _start(busy, case[0], changes[case[1]], tmp_path / "-".join(case))
+            told = {case: _until_said(child, log) for case, (child, log) in children.items()}
+        finally:
+            for child, _ in children.values():
+                child.kill()
         assert [leak for case, text in told.items() for leak in found(busy, str(case), text)] == []
 
 
@@ -117,14 +120,11 @@ def _start(world: World, service: str, changed: dict[str, str], folder: Path) ->
 def _until_said(child: subprocess.Popen[bytes], log: Path) -> bytes:
     """All that it says until it ends, or until it goes on trying and is told to end."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    try:
-        while child.poll() is None and not any(word in log.read_bytes() for word in ENDS):
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        child.terminate()
-        child.wait(START_TIMEOUT_S)
-    finally:
-        child.kill()
+    while child.poll() is None and not any(word in log.read_bytes() for word in ENDS):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    child.terminate()
+    child.wait(START_TIMEOUT_S)
     assert log.read_bytes()
     return log.read_bytes()
 
