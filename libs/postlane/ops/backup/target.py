@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from postlane.core.policy import Config
 from postlane.eventlog.admin import ClusterState, GroupState, TopicState
+from postlane.eventlog.errors import Retriable
 from postlane.eventlog.ports import Committed, Partition
 from postlane.eventlog.topics import TopicNames, TopicSpec
 from postlane.ops.backup.archive import Archive
 from postlane.ops.backup.errors import Foreign, Refused
 from postlane.ops.topics import Admin
 
+GROUPS_TRIES_MAX = 40
+GROUPS_WAIT_S = 0.5
 AT_REST = frozenset({"Empty", "Dead", "Unknown"})
 TABLES = ("mail.suppressions", "mail.templates", "mail.control")
 ALONE = (*TABLES, "mail.events", "mail.dead-letters")  # what may be restored by itself: no position speaks of it
@@ -23,6 +27,8 @@ class Groups(Protocol):
 
     async def groups(self, names: Collection[str]) -> dict[str, GroupState]: ...
 
+    async def cluster(self) -> ClusterState: ...
+
 
 class Target(Admin, Groups, Protocol):
     """What a restore asks of a cluster (KafkaAdmin)."""
@@ -32,8 +38,6 @@ class Target(Admin, Groups, Protocol):
     async def set_group_offsets(self, group: str, positions: Mapping[Partition, Committed]) -> None: ...
 
     async def create_topics(self, specs: Collection[TopicSpec], replication: int) -> None: ...
-
-    async def cluster(self) -> ClusterState: ...
 
 
 def check_backup_fits(archive: Archive, names: TopicNames, config: Config, from_prefix: str | None) -> None:
@@ -69,13 +73,26 @@ def check_alone(topics: Sequence[str]) -> None:
 async def check_at_rest(admin: Groups, names: TopicNames, config: Config) -> None:
     """Raises Refused while routers or senders are members of their groups."""
     groups = [names.router_group, *(names.sender_group(lane) for lane in config.lanes)]
-    for group, state in (await admin.groups(groups)).items():
+    for group, state in (await _asked(admin, groups)).items():
         if state.members or state.state not in AT_REST:
             who = ", ".join(sorted(member.client_id for member in state.members)) or state.state
             raise Refused(
                 f"group {group} is at work ({who}): stop routers and senders first (a group knows its "
                 "members for up to 10 s after they ended)"
             )
+
+
+async def _asked(admin: Groups, groups: Collection[str]) -> dict[str, GroupState]:
+    """In a new cluster the first question about a group makes the topic of groups, which can take long."""
+    await admin.cluster()  # one that is not there is not asked again and again
+    for left in reversed(range(GROUPS_TRIES_MAX)):
+        try:
+            return await admin.groups(groups)
+        except Retriable:
+            if not left:
+                raise
+        await asyncio.sleep(GROUPS_WAIT_S)
+    raise AssertionError("unreachable")
 
 
 async def check_topics(
