@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from postlane.cli.cluster import quiet
 from postlane.cli.exits import FAILED, REFUSED, Stop, confirm
 from postlane.cli.output import answer, columns, json_option, note
 
@@ -75,6 +76,7 @@ def drill(
     from postlane.ops.drill.run import Pace
     from postlane.ops.drill.stage import scenarios
 
+    quiet()
     known = scenarios()
     if only_list:
         _list(known, as_json)
