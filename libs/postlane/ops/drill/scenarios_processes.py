@@ -33,7 +33,7 @@ def router_crash(scene: Scene) -> Iterator[str]:
 
 @scenario(20, "brokers", brokers=3)
 def broker_loss(scene: Scene) -> Iterator[str]:
-    """A broker dies (SIGKILL): one of three, or the only one, which then comes back after three seconds."""
+    """A broker dies (SIGKILL): one of three, or the only one. It comes back when the fault ends."""
     kafka = scene.site.kafka
     alone = kafka.brokers == 1
     kafka.kill(0)
