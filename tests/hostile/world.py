@@ -10,17 +10,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest.mock import patch
 
 from click.testing import CliRunner
 
 from postlane.cli.main import main
 from postlane.eventlog.topics import declare
-from postlane.local import ports
+from postlane.local import ports, stack
 from postlane.ops.acls import Acl, Identity, acls
 from tests.acceptance.rig import Rig
 from tests.hostile.secured import SecuredKafka
 
 SERVICES: tuple[Identity, ...] = ("router", "sender", "ledger", "health")
+READY_TIMEOUT_S = 180.0  # on a busy machine
 # Each is looked for in everything that was written. No word of them stands anywhere else.
 PROVIDER_PASSWORD = "pw-of-the-provider-Vq7Xz"
 WRONG_PASSWORD = "pw-that-is-refused-Jk2Wm"
@@ -150,5 +152,5 @@ def made(folder: Path) -> Iterator[World]:
         rig.practice._extra = ("--auth-file", str(folder / "planted" / "auth"))
         rules = acls(rig.names, tuple(rig.config.lanes))
         kafka.allow(rules)
-        with rig:
+        with patch.object(stack, "READY_TIMEOUT_S", READY_TIMEOUT_S), rig:
             yield World(kafka, rig, rules, collector)
