@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from postlane.local.errors import LocalError
 from postlane.ops.drill import verdict
 from postlane.ops.drill.checkers import FINAL, LOCAL, Broken, check, ledger_is_the_fold
 from postlane.ops.drill.follow import Follower, ledger_rows
@@ -77,8 +78,7 @@ class Drill:
     def play(self, scenario: Scenario) -> Result:
         """The result; whatever the fault does is in it.
 
-        Raises BrokerUnavailable or PublishRefused when Kafka is not there to begin with, LocalError when a fault
-        cannot be injected or healed.
+        Raises BrokerUnavailable or PublishRefused when Kafka is not there to begin with.
         """
         result = Result(scenario.name, scenario.what)
         why_not = scenario.why_not(self.site)
@@ -97,7 +97,7 @@ class Drill:
             started = time.time()
             try:
                 self._play(scenario, scene, result)
-            except Abandoned as reason:
+            except (Abandoned, LocalError) as reason:  # it shall end, or a fault could not be injected or healed
                 result.verdict, result.why = "abandoned", str(reason)
             finally:
                 if self._mails_left is not None:
