@@ -90,7 +90,7 @@ def way_of(spans: list[Span], message_id: str) -> list[Span]:
 
 
 def released(span: Span | None) -> bool:
-    """A busy machine lets intents lapse: those attempts, and the delay that each leads to, are not what is looked at."""
+    """A busy machine lets intents lapse: such attempts, and the delay that each leads to, are left out."""
     return span is not None and span.attributes.get("postlane.outcome") == "Released"
 
 
