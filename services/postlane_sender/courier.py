@@ -119,8 +119,12 @@ class Pool:
         if entry not in self.where:
             self._by_name[entry.provider].places -= 1  # placed, and never started
             return
+        link = self.where[entry][0]
         conn = self.take(entry)
-        if conn is not None and not entry.begun and not conn.is_closed:
+        if conn is None:
+            if entry in link.queue:  # else a name of nothing would stay there until a session is free
+                link.queue.remove(entry)
+        elif not entry.begun and not conn.is_closed:
             conn.withdraw(entry)
 
     def usable(self) -> bool:
