@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +31,7 @@ _GRACE_S = 5.0  # beyond the time-out that the library was given
 K = TypeVar("K")
 COORDINATOR_TRIES_MAX = 60
 COORDINATOR_WAIT_S = 0.5
+COORDINATOR_READ_TRIES_MAX = 10  # a new cluster, or a broker that just went: its groups move for some seconds
 V = TypeVar("V")
 
 
@@ -282,6 +283,9 @@ class KafkaAdmin:
     async def groups(self, names: Collection[str]) -> dict[str, GroupState]:
         if not names:
             return {}
+        return await _coordinated(lambda: self._groups(names), COORDINATOR_READ_TRIES_MAX)
+
+    async def _groups(self, names: Collection[str]) -> dict[str, GroupState]:
         futures = self._client.describe_consumer_groups(sorted(names), request_timeout=self._timeout_s)
         states = {}
         for name, future in futures.items():
@@ -295,6 +299,9 @@ class KafkaAdmin:
 
     async def group_offsets(self, group: str, *, stable: bool = False) -> dict[Partition, Committed]:
         """What a group has committed. Never for the books (a member asks `committed`): for lags and reports."""
+        return await _coordinated(lambda: self._group_offsets(group, stable), COORDINATOR_READ_TRIES_MAX)
+
+    async def _group_offsets(self, group: str, stable: bool) -> dict[Partition, Committed]:
         request = [ConsumerGroupTopicPartitions(group)]
         futures = self._client.list_consumer_group_offsets(
             request, require_stable=stable, request_timeout=self._timeout_s
@@ -313,14 +320,7 @@ class KafkaAdmin:
 
         A group that nobody has used yet gets its coordinator with the first question: that is waited for.
         """
-        for left in reversed(range(COORDINATOR_TRIES_MAX)):
-            try:
-                await self._set_group_offsets(group, positions)
-                return
-            except Retriable:
-                if not left:
-                    raise
-            await asyncio.sleep(COORDINATOR_WAIT_S)
+        await _coordinated(lambda: self._set_group_offsets(group, positions), COORDINATOR_TRIES_MAX, unreachable=True)
 
     async def _set_group_offsets(self, group: str, positions: Mapping[Partition, Committed]) -> None:
         if not positions:
@@ -408,6 +408,21 @@ class KafkaAdmin:
         )
         entries = next(iter(found.values()))
         return {name: entries[name].value for name in names if name in entries and entries[name].value is not None}
+
+
+async def _coordinated(ask: Callable[[], Awaitable[V]], tries_max: int, *, unreachable: bool = False) -> V:
+    """Ask a group's coordinator, again while it is moving or loading. Raises what the last try raised.
+
+    `unreachable`: also while no broker answers.
+    """
+    for _ in range(tries_max - 1):
+        try:
+            return await ask()
+        except Retriable as error:
+            if isinstance(error, Unreachable) and not unreachable:
+                raise
+            await asyncio.sleep(COORDINATOR_WAIT_S)
+    return await ask()
 
 
 def _is_stale(cause: BaseException | None) -> bool:
