@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,18 @@ def failing(folder: Path, point: str, count: int) -> dict[str, dict[str, str]]:
     return {"sender-1": {"POSTLANE_TEST_FAILPOINT": f"{point}:{count}@{folder / 'fired'}"}}
 
 
+def one_ahead(body: dict[str, Any]) -> None:
+    """At most two intents open a connection, however fast the server is: a bound that can be told from the load."""
+    for lane in body["lanes"].values():
+        lane["ahead_per_connection"] = 1
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_another_takes_over(kafka: KafkaCluster, tmp_path: Path, point: str) -> None:
     count = 4 if point in ("before_intent", "in_commit", "after_commit") else 12
-    with Rig(kafka.bootstrap_servers, tmp_path, senders=2, env=failing(tmp_path, point, count)) as rig:
+    with Rig(
+        kafka.bootstrap_servers, tmp_path, senders=2, env=failing(tmp_path, point, count), config=one_ahead
+    ) as rig:
         while rig.stack.pid("sender-1") is not None and len(rig.accepted) < 3000:
             rig.publish(30)
             rig.publish(30, lane="bulk")

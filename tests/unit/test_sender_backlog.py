@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from postlane.core.books import Book
+from postlane.core.policy import Lane as LanePolicy
 from postlane.eventlog.errors import Retriable
 from postlane.eventlog.ports import Partition
 from postlane.telemetry.metrics import SenderMetrics
@@ -40,6 +41,7 @@ class Lane:
 
     name = "bulk"
     dispatch = DISPATCH
+    policy = LanePolicy(providers=("primary",))
 
     def __init__(self, log: Ends, positions: Mapping[int, int]) -> None:
         self.log = log

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from postlane.config import ConfigurationError
 from postlane.core.policy import Provider
+from postlane.telemetry.tracing import OFF
 from postlane_sender import bootstrap
 from postlane_sender.session import ProviderDown
 
@@ -28,7 +29,7 @@ async def test_each_session_has_the_password_that_the_file_holds_then(
     path.write_text("first\n")
     provider = Provider(name="primary", host="127.0.0.1", tls="none", username="shop", password_file=path)
     link: Any = SimpleNamespace(name="primary", provider=provider)
-    open_one = bootstrap._sessions([provider])
+    open_one = bootstrap._sessions([provider], OFF)
     await open_one(link)
     path.write_text("second\n")
     await open_one(link)
@@ -45,4 +46,4 @@ async def test_each_session_has_the_password_that_the_file_holds_then(
 def test_a_password_file_that_is_missing_at_the_start_is_a_configuration_error(tmp_path: Path) -> None:
     provider = Provider(name="p", host="127.0.0.1", tls="none", username="shop", password_file=tmp_path / "none")
     with pytest.raises(ConfigurationError, match="password_file"):
-        bootstrap._sessions([provider])
+        bootstrap._sessions([provider], OFF)

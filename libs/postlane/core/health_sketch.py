@@ -15,6 +15,7 @@ FACTOR = 1.1  # bucket i ends at FIRST_S * FACTOR ** i
 BUCKETS_MAX = 159  # the last bucket: an hour and anything longer
 RELATIVE_ERROR = (FACTOR - 1) / (FACTOR + 1)
 _LOG = math.log(FACTOR)
+_LAST_S = FIRST_S * FACTOR**BUCKETS_MAX
 
 Buckets = tuple[tuple[int, int], ...]  # (bucket, count), by bucket
 
@@ -23,7 +24,7 @@ def bucket_of(seconds: float) -> int:
     """The bucket of a time; a negative one (a clock that was set) counts as none at all."""
     if not seconds > FIRST_S:
         return 0
-    if seconds == math.inf:
+    if seconds > _LAST_S:
         return BUCKETS_MAX
     return min(BUCKETS_MAX, math.ceil(math.log(seconds / FIRST_S) / _LOG - 1e-9))
 
