@@ -83,7 +83,6 @@ class Lane(Policy):
     providers: Annotated[tuple[str, ...], Field(min_length=1)]
     max_span: Annotated[int, Field(ge=16)] = 8192  # dispatch records between O and the newest admitted one
     tick_records_max: Annotated[int, Field(ge=1)] = 4096
-    tick_wait_ms: Annotated[float, Field(gt=0)] = 50
     # At most so many wait ahead of each conversation: one, and more only where the server takes more within two ticks.
     ahead_per_connection: Annotated[int, Field(ge=1, le=64)] = 16
     intent_ttl_s: Annotated[float, Field(gt=0)] = 7  # below the session timeout: see docs/adr
