@@ -24,25 +24,10 @@ from bench import books, ledger, recovery, router, sender, telemetry
 from postlane.local.kafka import KafkaCluster
 
 HERE = Path(__file__).parent
+BOUNDS = HERE / "bounds.md"  # what bounds the figures, by hand
 WARM_UP_MAILS = 100_000
 RESULTS = HERE / "results.json"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-BOUNDS = """
-## What bounds what does not hold
-
-- *Sender against bare aiosmtplib and a naive consumer.* About 180 µs of CPU a mail in one thread that holds Python's lock, where
-  aiosmtplib alone takes about 185 µs: the SMTP client is three times cheaper than aiosmtplib, the books eat the gain. The profile is flat:
-  17 % the write to the socket, 12 % composing the mail, 9 % the outcome's event, 6 % reading and decoding the dispatch record, 5 % ending
-  the tick. The broker (five records a mail) and the sink share the same two cores, and the sender gets 0.6 to 0.7 of one: the rest of
-  the time it waits for commits, although as many mails wait ahead as end within two ticks.
-- *Books alone, router.* Decoding, pydantic events and four (three) `produce` calls a mail, under the same lock.
-- *Latency.* A commit over 12 partitions takes 10 to 15 ms on a warm broker and 40 to 90 ms on one that has just started (its code is
-  not compiled yet: p50 at 500 mails/s fell from 1.7 s over 0.7 s to 0.3 s in the first three rounds of 20 s and stayed there). Router and
-  sender commit back to back, each tick over all partitions, and the broker's share of the two cores goes into small transactions. At
-  20 mails/s the median is 31 ms, the 99th percentile 132 ms. Pacing the ticks, or fewer partitions, is the next thing to try.
-- *Two senders.* Broker and practice server (Python) need most of the second core.
-"""
-
 Rows = list[dict[str, Any]]
 
 
@@ -114,7 +99,7 @@ def _write(rows: Rows) -> None:
         holds = {True: "yes", False: "**no**", None: ""}[row["holds"]]
         cells = (row["name"], f"{row['value']:,}", row["unit"], row["bar"] or "", holds, row.get("load_before", ""))
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    PAGE.write_text("\n".join(lines) + "\n" + BOUNDS)
+    PAGE.write_text("\n".join(lines) + "\n" + "\n" + BOUNDS.read_text())
 
 
 if __name__ == "__main__":
