@@ -126,7 +126,7 @@ class LaneLoop:
             try:
                 records = await member.poll(max(room, 1), POLL_WAIT_S)
             except OffsetGone as error:
-                raise BooksDamaged(f"{error}; see docs/runbooks/offsets-reset.md") from None
+                raise BooksDamaged(f"{error}; see docs/runbooks/offsets-lost.md") from None
             except Retriable as error:
                 lane.problems["read"] = str(error)
                 await asyncio.sleep(TAKEOVER_PAUSE_S)

@@ -31,7 +31,7 @@ def floor_of(text: str) -> int:
     if version != METADATA_VERSION or not _FLOOR.fullmatch(number):
         raise BooksDamaged(
             f"the committed metadata {text[:40]!r} is not ours: were the offsets reset by another tool? "
-            "see docs/runbooks/offsets-reset.md"
+            "see docs/runbooks/offsets-lost.md"
         )
     return int(number)
 
@@ -75,7 +75,7 @@ async def history_since(
         if committed.offset < waiting:
             raise BooksDamaged(
                 f"{state.topic}[{state.number}] begins at {start}, above S={floor}: what was tried is no longer known. "
-                "See docs/runbooks/state-lost.md"
+                "See docs/runbooks/offsets-lost.md"
             )
         floor = start  # nothing is outstanding, so nothing is missing
     history = History(by_hop=lane.rules.lookup_by_hop)
@@ -94,7 +94,7 @@ async def _first_book(lane: LaneState, dispatch: Partition, state: Partition, de
             if batch:
                 raise BooksDamaged(
                     f"group {lane.group} has no position for {dispatch.topic}[{dispatch.number}], but {state.topic} "
-                    "has records: the offsets were lost. See docs/runbooks/offsets-reset.md"
+                    "has records: the offsets were lost. See docs/runbooks/offsets-lost.md"
                 )
     first = (await lane.log.low_watermarks([dispatch]))[dispatch]
     return Book(dispatch.number, first, end, end, rules=lane.rules)

@@ -40,7 +40,7 @@ def _all_there(history: History, entries: Iterable[Entry], lane: LaneState) -> b
     verdicts = {_is_there(history, entry, lane) for entry in entries if entry.stage is not Stage.SETTLED}
     if len(verdicts) > 1:
         raise BooksDamaged(
-            "half of a transaction is in the state topic; sending stops. See docs/runbooks/state-lost.md"
+            "half of a transaction is in the state topic; sending stops. See docs/runbooks/offsets-lost.md"
         )
     return verdicts == {True}
 

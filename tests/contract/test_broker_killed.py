@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -23,14 +21,6 @@ pytestmark = [
     pytest.mark.skipif(not os.environ.get("POSTLANE_LONG_TESTS"), reason="set POSTLANE_LONG_TESTS=1"),
 ]
 KILLS = 2
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[KafkaCluster]:
-    cluster = KafkaCluster(tmp_path, port=0, tied=True)
-    cluster.start()
-    yield cluster
-    cluster.stop(grace_s=2.0)
 
 
 async def test_every_value_once_and_in_order(broker: KafkaCluster) -> None:

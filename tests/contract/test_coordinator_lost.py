@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,14 +14,6 @@ from postlane.eventlog.ports import Partition
 from postlane.eventlog.topics import TopicSpec
 from postlane.local.kafka import KafkaCluster
 from tests.contract.log_benches import unique, values, writes
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[KafkaCluster]:
-    cluster = KafkaCluster(tmp_path, port=0, tied=True)
-    cluster.start()
-    yield cluster
-    cluster.stop(grace_s=2.0)
 
 
 @pytest.mark.kafka

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,3 +119,11 @@ def test_a_runbook_has_its_four_parts(path: Path) -> None:
     headings = ["What it looks like", "What to run", "How to know that it worked", "How to rehearse"]
     assert read(path).headings[1:5] == headings
     assert "@@" not in path.read_text()
+
+
+def test_every_page_that_a_message_names_exists() -> None:
+    """What the code tells an operator to read at night is there."""
+    sources = [path for part in ("libs", "services") for path in (ROOT / part).rglob("*.py")]
+    named = {(found, path.name) for path in sources for found in re.findall(r"docs/[\w/.-]+\.md", path.read_text())}
+    assert named
+    assert [(page, by) for page, by in sorted(named) if not (ROOT / page).is_file()] == []

@@ -46,7 +46,7 @@ def outcome_of(key: str, offset: int) -> Outcome:
 
 @pytest.mark.parametrize("text", ["", "S1:", "S1:-3", "S2:5", "S1:five", "5", "S1:５x"])
 def test_metadata_that_is_not_ours_is_damage(text: str) -> None:
-    with pytest.raises(BooksDamaged, match="offsets-reset"):
+    with pytest.raises(BooksDamaged, match="offsets-lost"):
         floor_of(text)
 
 
@@ -100,7 +100,7 @@ def test_books_that_retention_has_overtaken_start_nothing() -> None:
         commit(world, 0, metadata(1))
         world.cluster.trim(STATE, 2)
         sender = world.sender()
-        await world.until(lambda: "state-lost" in (sender.loop.not_ready() or ""))
+        await world.until(lambda: "offsets-lost" in (sender.loop.not_ready() or ""))
         await asyncio.sleep(20)
         assert world.took(mail("a")) == 0
         await sender.stop()
@@ -148,7 +148,7 @@ def test_a_dispatch_log_that_begins_above_o_ends_the_process() -> None:
         commit(world, 1, metadata(0))
         world.cluster.trim(DISPATCH, 3)
         sender = world.sender()
-        with pytest.raises(BooksDamaged, match="offsets-reset"):
+        with pytest.raises(BooksDamaged, match="offsets-lost"):
             await asyncio.wait_for(sender.task, 30)
         assert not world.primary.took
 

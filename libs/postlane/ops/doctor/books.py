@@ -104,7 +104,7 @@ def unsettled_checks(oldest: Sequence[Mapping[str, Any]], config: Config, now: d
             continue
         age_s = (now - datetime.fromisoformat(row["requested_at"])).total_seconds()
         found = f"{row['delivery_id']} is {row['state']}, {_age(age_s)} after it was requested"
-        do = f"`postlane status {row['delivery_id'].split('.')[0]}` tells its story (docs/runbooks/lag-growing.md)"
+        do = f"`postlane status {row['delivery_id'].split('.')[0]}` tells its story (docs/runbooks/backlog-growing.md)"
         if age_s > config.retry.expire_after_s:
             yield fail(name, f"{found}: longer than mails may live", do, row["lane"])
         elif age_s > UNSETTLED_WARN_S:
