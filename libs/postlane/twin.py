@@ -18,7 +18,7 @@ from typing import Protocol
 import orjson
 
 from postlane.config import ConfigurationError
-from postlane.eventlog.admin import GroupMember, GroupState
+from postlane.eventlog.admin_groups import GroupMember, GroupState
 
 ASK_TIMEOUT_S = 5.0  # a machine under load answers late, and is alive
 ANSWER_MAX_BYTES = 10_000

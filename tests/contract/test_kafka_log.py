@@ -11,7 +11,7 @@ from pathlib import Path
 import confluent_kafka
 import pytest
 
-from postlane.eventlog.admin import GroupState
+from postlane.eventlog.admin_groups import GroupState
 from postlane.eventlog.errors import OptionRefused, Unreachable
 from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.ports import Committed, Outgoing, Partition, Received, Transaction

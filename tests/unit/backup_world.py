@@ -12,7 +12,8 @@ import orjson
 
 from postlane.core.identity import delivery_id, message_id_from_key
 from postlane.core.policy import Config, Topics
-from postlane.eventlog.admin import Broker, ClusterState, GroupState, TopicState
+from postlane.eventlog.admin import Broker, ClusterState, TopicState
+from postlane.eventlog.admin_groups import GroupState
 from postlane.eventlog.memory import MemoryCluster, MemoryLog
 from postlane.eventlog.ports import Committed, Outgoing, Partition, Received, Transaction
 from postlane.eventlog.topics import TopicNames, TopicSpec, declare

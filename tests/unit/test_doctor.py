@@ -27,7 +27,8 @@ from postlane.cli.output import document
 from postlane.config import SECRETS, Environment
 from postlane.core.events import Control
 from postlane.core.policy import Config, Provider
-from postlane.eventlog.admin import Broker, ClusterState, GroupMember, GroupState, TopicState
+from postlane.eventlog.admin import Broker, ClusterState, TopicState
+from postlane.eventlog.admin_groups import GroupMember, GroupState
 from postlane.eventlog.kafka_config import TRANSACTION_TIMEOUT_MS
 from postlane.eventlog.ports import Committed, Partition
 from postlane.eventlog.topics import DAY_MS, RECORD_MAX_BYTES, TopicNames

@@ -13,7 +13,8 @@ from postlane.cli.output import document
 from postlane.cli.status import fleet_text
 from postlane.config import Environment
 from postlane.core.policy import Config
-from postlane.eventlog.admin import Broker, ClusterState, GroupMember, GroupState
+from postlane.eventlog.admin import Broker, ClusterState
+from postlane.eventlog.admin_groups import GroupMember, GroupState
 from postlane.eventlog.errors import Fatal
 from postlane.eventlog.memory import MemoryCluster, MemoryLog
 from postlane.eventlog.ports import Committed, Outgoing, Partition, Transaction

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import pytest
 
 from postlane.config import ConfigurationError
-from postlane.eventlog.admin import GroupMember, GroupState
+from postlane.eventlog.admin_groups import GroupMember, GroupState
 from postlane.local import ports
 from postlane.telemetry.http import ServiceHttp
 from postlane.twin import marked, refuse_twin

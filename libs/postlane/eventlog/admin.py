@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from concurrent.futures import Future
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -19,19 +17,16 @@ from confluent_kafka import (
 )
 from confluent_kafka import admin as _untyped
 
-from postlane.eventlog.errors import Fatal, Retriable, UnknownTopic, Unreachable
-from postlane.eventlog.kafka_config import REQUEST_TIMEOUT_S, ClientConfig
+from postlane.eventlog.admin_groups import GroupAdmin
+from postlane.eventlog.errors import Retriable, UnknownTopic
 from postlane.eventlog.kafka_errors import kafka_error, translate, translated
-from postlane.eventlog.ports import Committed, Partition
+from postlane.eventlog.ports import Partition
 from postlane.eventlog.topics import TopicSpec
 from postlane.eventlog.worker import Worker
 
 _api: Any = _untyped  # its names are not exported to type checkers
 _GRACE_S = 5.0  # beyond the time-out that the library was given
 K = TypeVar("K")
-COORDINATOR_TRIES_MAX = 60
-COORDINATOR_WAIT_S = 0.5
-COORDINATOR_READ_TRIES_MAX = 10  # a new cluster, or a broker that just went: its groups move for some seconds
 V = TypeVar("V")
 
 
@@ -45,24 +40,6 @@ class TopicState:
     config: Mapping[str, str]
     under_replicated: int = 0  # partitions with fewer in-sync replicas than replicas
     offline: int = 0  # partitions without a leader
-
-
-@dataclass(frozen=True, slots=True)
-class GroupMember:
-    member_id: str
-    instance_id: str | None
-    client_id: str
-    host: str
-    partitions: frozenset[Partition]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupState:
-    """`state` is Kafka's word (Stable, Empty, PreparingRebalance, Dead, ...)."""
-
-    group: str
-    state: str
-    members: tuple[GroupMember, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,38 +66,8 @@ class ClusterHealth:
     offline: int  # partitions without a leader
 
 
-class KafkaAdmin:
+class KafkaAdmin(GroupAdmin):
     """Asks and alters; every call is bounded by `timeout_s` and raises Unreachable, Retriable or Fatal."""
-
-    def __init__(self, config: ClientConfig, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
-        self._config = config
-        self._timeout_s = timeout_s
-        self._made: Any = None
-
-    @property
-    def _client(self) -> Any:
-        if self._made is None:
-            try:
-                self._made = _api.AdminClient(self._config.admin())
-            except KafkaException as error:
-                raise translate(error.args[0], "set up the admin client") from error
-        return self._made
-
-    async def _all(self, futures: Mapping[K, Future[V]], doing: str) -> dict[K, V]:
-        if not futures:
-            return {}
-        asked = [asyncio.wrap_future(future) for future in futures.values()]
-        _, unanswered = await asyncio.wait(asked, timeout=self._timeout_s + _GRACE_S)
-        if unanswered:  # seen on a busy machine: the library keeps no time-out then, and a service would start for ever
-            self._renew()
-            raise Unreachable(f"{doing} {next(iter(futures))}: the library has not answered in {self._timeout_s:.0f} s")
-        answers = [answer.exception() or answer.result() for answer in asked]
-        result: dict[K, V] = {}
-        for key, answer in zip(futures, answers, strict=True):
-            if isinstance(answer, BaseException):
-                raise translated(answer, f"{doing} {key}") from answer
-            result[key] = answer
-        return result
 
     # -- positions
 
@@ -152,14 +99,6 @@ class KafkaAdmin:
             if offset < least:  # and no error: what the library says where nobody answered while a leader changed
                 raise Retriable(f"list offsets of {p.topic}[{p.number}]: no answer ({offset})")
         return offsets
-
-    def _renew(self) -> None:
-        """The library's idea of who leads is stale, and it does not ask again: a new client does.
-
-        The old one is let go when nothing waits for an answer of its any more; letting go at once would lose those.
-        """
-        old, self._made = self._made, None
-        asyncio.get_running_loop().call_later(2 * self._timeout_s, lambda: old)
 
     async def _exist(self, partitions: Collection[Partition]) -> None:
         """Raises UnknownTopic unless all of them do."""
@@ -278,60 +217,6 @@ class KafkaAdmin:
         )
         await self._all(futures, "delete records of")
 
-    # -- groups
-
-    async def groups(self, names: Collection[str]) -> dict[str, GroupState]:
-        if not names:
-            return {}
-        return await _coordinated(lambda: self._groups(names), COORDINATOR_READ_TRIES_MAX)
-
-    async def _groups(self, names: Collection[str]) -> dict[str, GroupState]:
-        futures = self._client.describe_consumer_groups(sorted(names), request_timeout=self._timeout_s)
-        states = {}
-        for name, future in futures.items():
-            described = (await self._all({name: future}, "describe group"))[name]
-            states[name] = GroupState(
-                name,
-                "".join(part.capitalize() for part in described.state.name.split("_")),
-                tuple(_group_member(member) for member in described.members),
-            )
-        return states
-
-    async def group_offsets(self, group: str, *, stable: bool = False) -> dict[Partition, Committed]:
-        """What a group has committed. Never for the books (a member asks `committed`): for lags and reports."""
-        return await _coordinated(lambda: self._group_offsets(group, stable), COORDINATOR_READ_TRIES_MAX)
-
-    async def _group_offsets(self, group: str, stable: bool) -> dict[Partition, Committed]:
-        request = [ConsumerGroupTopicPartitions(group)]
-        futures = self._client.list_consumer_group_offsets(
-            request, require_stable=stable, request_timeout=self._timeout_s
-        )
-        found = (await self._all(futures, "offsets of group"))[group]
-        positions = {}
-        for tp in found.topic_partitions:
-            if tp.error is not None:
-                raise translate(tp.error, f"offsets of group {group}, {tp.topic}[{tp.partition}]")
-            if tp.offset >= 0:
-                positions[Partition(tp.topic, tp.partition)] = Committed(tp.offset, tp.metadata or "")
-        return positions
-
-    async def set_group_offsets(self, group: str, positions: Mapping[Partition, Committed]) -> None:
-        """Put down positions for a group without members (a restore). Raises Retriable, Fatal (it has members).
-
-        A group that nobody has used yet gets its coordinator with the first question: that is waited for.
-        """
-        await _coordinated(lambda: self._set_group_offsets(group, positions), COORDINATOR_TRIES_MAX, unreachable=True)
-
-    async def _set_group_offsets(self, group: str, positions: Mapping[Partition, Committed]) -> None:
-        if not positions:
-            return
-        wanted = [TopicPartition(p.topic, p.number, c.offset, c.metadata) for p, c in sorted(positions.items())]
-        request = [ConsumerGroupTopicPartitions(group, wanted)]
-        futures = self._client.alter_consumer_group_offsets(request, request_timeout=self._timeout_s)
-        for tp in (await self._all(futures, "set offsets of group"))[group].topic_partitions:
-            if tp.error is not None:
-                raise translate(tp.error, f"set offsets of group {group}, {tp.topic}[{tp.partition}]")
-
     # -- clocks and rights
 
     async def newest_timestamps(self, partitions: Collection[Partition]) -> dict[Partition, int]:
@@ -352,30 +237,7 @@ class KafkaAdmin:
         futures = self._client.describe_topics(
             TopicCollection(sorted(topics)), include_authorized_operations=True, request_timeout=self._timeout_s
         )
-        return await self._rights(futures, "describe topic")
-
-    async def group_rights(self, groups: Collection[str]) -> dict[str, frozenset[str]]:
-        """What we may do to each consumer group."""
-        if not groups:
-            return {}
-        futures = self._client.describe_consumer_groups(
-            sorted(groups), include_authorized_operations=True, request_timeout=self._timeout_s
-        )
-        return await self._rights(futures, "describe group")
-
-    async def _rights(self, futures: Mapping[str, Future[Any]], doing: str) -> dict[str, frozenset[str]]:
-        rights: dict[str, frozenset[str]] = {}
-        for name, future in futures.items():
-            try:
-                described = (await self._all({name: future}, doing))[name]
-            except UnknownTopic:
-                continue
-            except Fatal:  # not authorised to describe it
-                rights[name] = frozenset()
-                continue
-            operations = described.authorized_operations or ()
-            rights[name] = frozenset("".join(part.capitalize() for part in o.name.split("_")) for o in operations)
-        return rights
+        return await self._rights(self._all, futures, "describe topic")
 
     # -- brokers
 
@@ -410,21 +272,6 @@ class KafkaAdmin:
         return {name: entries[name].value for name in names if name in entries and entries[name].value is not None}
 
 
-async def _coordinated(ask: Callable[[], Awaitable[V]], tries_max: int, *, unreachable: bool = False) -> V:
-    """Ask a group's coordinator, again while it is moving or loading. Raises what the last try raised.
-
-    `unreachable`: also while no broker answers.
-    """
-    for _ in range(tries_max - 1):
-        try:
-            return await ask()
-        except Retriable as error:
-            if isinstance(error, Unreachable) and not unreachable:
-                raise
-            await asyncio.sleep(COORDINATOR_WAIT_S)
-    return await ask()
-
-
 def _is_stale(cause: BaseException | None) -> bool:
     codes = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH)
     return isinstance(cause, KafkaException) and cause.args[0].code() in codes
@@ -444,15 +291,4 @@ def _topic_state(name: str, found: Any, config: Mapping[str, str]) -> TopicState
         config=config,
         under_replicated=sum(len(p.isr) < len(p.replicas) for p in found.partitions),
         offline=sum(p.leader is None for p in found.partitions),
-    )
-
-
-def _group_member(member: Any) -> GroupMember:
-    owned = member.assignment.topic_partitions if member.assignment is not None else []
-    return GroupMember(
-        member_id=member.member_id,
-        instance_id=member.group_instance_id,
-        client_id=member.client_id,
-        host=member.host.removeprefix("/"),
-        partitions=frozenset(Partition(tp.topic, tp.partition) for tp in owned),
     )

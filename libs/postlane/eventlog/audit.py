@@ -19,8 +19,8 @@ from confluent_kafka import (
 )
 from confluent_kafka import admin as _untyped
 
-from postlane.eventlog.errors import EndNotReached
-from postlane.eventlog.kafka_config import LIBRARY_LOG
+from postlane.eventlog.errors import EndNotReached, Unreachable
+from postlane.eventlog.kafka_config import LIBRARY_LOG, NO_TIMEOUT_S
 from postlane.eventlog.kafka_errors import translate, translated
 from postlane.eventlog.ports import Partition, Received
 from postlane.eventlog.records import received
@@ -90,10 +90,12 @@ class TopicAuditor:
         try:
             for group in groups:
                 request = [ConsumerGroupTopicPartitions(group)]
-                asked = self._admin.list_consumer_group_offsets(request, request_timeout=timeout_s)
-                for tp in asked[group].result(timeout_s + 1).topic_partitions:
+                asked = self._admin.list_consumer_group_offsets(request, request_timeout=NO_TIMEOUT_S)
+                for tp in asked[group].result(timeout_s).topic_partitions:
                     if tp.error is None and tp.offset >= 0:
                         found[Partition(tp.topic, tp.partition)] = tp.offset
+        except TimeoutError:
+            raise Unreachable(f"read the positions of groups: no answer in {timeout_s:.0f} s") from None
         except KafkaException as error:
             raise translated(error, "read the positions of groups") from error
         return found

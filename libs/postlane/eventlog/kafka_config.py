@@ -20,6 +20,9 @@ MAX_POLL_INTERVAL_MS = 300_000
 TRANSACTION_TIMEOUT_MS = 12_000
 DELIVERY_TIMEOUT_MS = 30_000
 REQUEST_TIMEOUT_S = 10.0
+# For questions to a group's coordinator: the longest that the library takes, so that its own time-out never comes. When
+# a coordinator is found after it, an assertion of the library ends the process (librdkafka#4605).
+NO_TIMEOUT_S = 3600.0
 LIBRARY_LOG = logging.getLogger("postlane.eventlog.librdkafka")
 
 # The protocol of the books depends on these: DESIGN of the sender, docs/ARCHITECTURE.md.

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from postlane.config import ConfigurationError, Environment
 from postlane.core.events import Control
 from postlane.core.policy import Config
-from postlane.eventlog.admin import ClusterState, GroupState
+from postlane.eventlog.admin import ClusterState
+from postlane.eventlog.admin_groups import GroupState
 from postlane.eventlog.errors import LogError, UnknownTopic
 from postlane.eventlog.ports import Committed, Log, Partition
 from postlane.ops import tables

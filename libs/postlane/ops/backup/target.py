@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from postlane.core.policy import Config
-from postlane.eventlog.admin import ClusterState, GroupState, TopicState
+from postlane.eventlog.admin import ClusterState, TopicState
+from postlane.eventlog.admin_groups import GroupState
 from postlane.eventlog.errors import Retriable
 from postlane.eventlog.ports import Committed, Partition
 from postlane.eventlog.topics import TopicNames, TopicSpec

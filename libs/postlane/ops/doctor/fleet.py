@@ -8,7 +8,7 @@ from typing import Protocol
 
 from postlane.config import Environment
 from postlane.core.policy import Config
-from postlane.eventlog.admin import GroupState
+from postlane.eventlog.admin_groups import GroupState
 from postlane.eventlog.ports import Committed, Log, Partition
 from postlane.eventlog.topics import TopicNames
 from postlane.ops.acls import Acl, Identity, acls

@@ -1,0 +1,103 @@
+"""The library's admin client, and how its answers are waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaException
+from confluent_kafka import admin as _untyped
+
+from postlane.eventlog.errors import Fatal, UnknownTopic, Unreachable
+from postlane.eventlog.kafka_config import REQUEST_TIMEOUT_S, ClientConfig
+from postlane.eventlog.kafka_errors import translate, translated
+
+_api: Any = _untyped  # its names are not exported to type checkers
+_GRACE_S = 5.0  # beyond the time-out that the library was given
+K = TypeVar("K")
+V = TypeVar("V")
+Answers = Callable[[Mapping[str, Future[Any]], str], Awaitable[dict[str, Any]]]
+
+
+class AdminClient:
+    """The library's client, and another for coordinators; every question is bounded by `timeout_s`."""
+
+    def __init__(self, config: ClientConfig, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        self._config = config
+        self._timeout_s = timeout_s
+        self._made: Any = None
+        self._made_for_groups: Any = None
+
+    @property
+    def _client(self) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    @property
+    def _group_client(self) -> Any:
+        """Never renewed: it lives as long as a question that was let go may still be answered (NO_TIMEOUT_S)."""
+        if self._made_for_groups is None:
+            self._made_for_groups = self._make()
+        return self._made_for_groups
+
+    def _make(self) -> Any:
+        try:
+            return _api.AdminClient(self._config.admin())
+        except KafkaException as error:
+            raise translate(error.args[0], "set up the admin client") from error
+
+    async def _all(self, futures: Mapping[K, Future[V]], doing: str) -> dict[K, V]:
+        """The answers of `_client`. Where the library keeps no time-out (seen on a busy machine), a new client asks
+        the next time."""
+        try:
+            return await self._answers(futures, doing, self._timeout_s + _GRACE_S)
+        except TimeoutError as error:
+            self._renew()
+            raise Unreachable(str(error)) from None
+
+    async def _all_of_groups(self, futures: Mapping[K, Future[V]], doing: str) -> dict[K, V]:
+        """The answers of `_group_client`; the time-out is ours alone."""
+        try:
+            return await self._answers(futures, doing, self._timeout_s)
+        except TimeoutError as error:
+            raise Unreachable(str(error)) from None
+
+    async def _answers(self, futures: Mapping[K, Future[V]], doing: str, timeout_s: float) -> dict[K, V]:
+        if not futures:
+            return {}
+        asked = [asyncio.wrap_future(future) for future in futures.values()]
+        _, unanswered = await asyncio.wait(asked, timeout=timeout_s)
+        if unanswered:
+            raise TimeoutError(f"{doing} {next(iter(futures))}: no answer in {timeout_s:.0f} s")
+        answers = [answer.exception() or answer.result() for answer in asked]
+        result: dict[K, V] = {}
+        for key, answer in zip(futures, answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise translated(answer, f"{doing} {key}") from answer
+            result[key] = answer
+        return result
+
+    def _renew(self) -> None:
+        """The library's idea of who leads is stale, and it does not ask again: a new client does.
+
+        The old one is let go when nothing waits for an answer of its any more; letting go at once would lose those.
+        """
+        old, self._made = self._made, None
+        asyncio.get_running_loop().call_later(2 * self._timeout_s, lambda: old)
+
+    async def _rights(self, ask: Answers, futures: Mapping[str, Future[Any]], doing: str) -> dict[str, frozenset[str]]:
+        rights: dict[str, frozenset[str]] = {}
+        for name, future in futures.items():
+            try:
+                described = (await ask({name: future}, doing))[name]
+            except UnknownTopic:
+                continue
+            except Fatal:  # not authorised to describe it
+                rights[name] = frozenset()
+                continue
+            operations = described.authorized_operations or ()
+            rights[name] = frozenset("".join(part.capitalize() for part in o.name.split("_")) for o in operations)
+        return rights
