@@ -89,14 +89,14 @@ class KafkaAdmin(GroupAdmin):
         try:
             found = await self._all(futures, "list offsets of")
         except Retriable as error:
-            if _is_stale(error.__cause__):
-                self._renew()
+            self._renew()
             if _is_nowhere(error.__cause__):  # no leader: none now, or no such partition
                 await self._exist(partitions)
             raise
         offsets = {Partition(tp.topic, tp.partition): info.offset for tp, info in found.items()}
         for p, offset in offsets.items():
             if offset < least:  # and no error: what the library says where nobody answered while a leader changed
+                self._renew()
                 raise Retriable(f"list offsets of {p.topic}[{p.number}]: no answer ({offset})")
         return offsets
 
@@ -270,11 +270,6 @@ class KafkaAdmin(GroupAdmin):
         )
         entries = next(iter(found.values()))
         return {name: entries[name].value for name in names if name in entries and entries[name].value is not None}
-
-
-def _is_stale(cause: BaseException | None) -> bool:
-    codes = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH)
-    return isinstance(cause, KafkaException) and cause.args[0].code() in codes
 
 
 def _is_nowhere(error: BaseException | None) -> bool:

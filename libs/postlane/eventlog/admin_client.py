@@ -16,6 +16,7 @@ from postlane.eventlog.kafka_errors import translate, translated
 
 _api: Any = _untyped  # its names are not exported to type checkers
 _GRACE_S = 5.0  # beyond the time-out that the library was given
+RENEW_EVERY_S = 2.0
 K = TypeVar("K")
 V = TypeVar("V")
 Answers = Callable[[Mapping[str, Future[Any]], str], Awaitable[dict[str, Any]]]
@@ -29,6 +30,7 @@ class AdminClient:
         self._timeout_s = timeout_s
         self._made: Any = None
         self._made_for_groups: Any = None
+        self._renewed_at = -RENEW_EVERY_S
 
     @property
     def _client(self) -> Any:
@@ -81,12 +83,18 @@ class AdminClient:
         return result
 
     def _renew(self) -> None:
-        """The library's idea of who leads is stale, and it does not ask again: a new client does.
+        """The library's idea of who leads a partition may be stale (a broker died), and it does not ask by itself:
+        it would wait for the dead one until that is back. A new client asks.
 
-        The old one is let go when nothing waits for an answer of its any more; letting go at once would lose those.
+        The old one is let go when nothing waits for an answer of its any more; letting go at once would lose those. Not
+        more often than each RENEW_EVERY_S, so that there are never many.
         """
+        loop = asyncio.get_running_loop()
+        if self._made is None or loop.time() < self._renewed_at + RENEW_EVERY_S:
+            return
+        self._renewed_at = loop.time()
         old, self._made = self._made, None
-        asyncio.get_running_loop().call_later(2 * self._timeout_s, lambda: old)
+        loop.call_later(2 * self._timeout_s, lambda: old)
 
     async def _rights(self, ask: Answers, futures: Mapping[str, Future[Any]], doing: str) -> dict[str, frozenset[str]]:
         rights: dict[str, frozenset[str]] = {}

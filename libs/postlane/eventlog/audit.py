@@ -6,6 +6,7 @@ It shares no code with the readers of the services, so that what it finds is a s
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from confluent_kafka import (
 )
 from confluent_kafka import admin as _untyped
 
+from postlane.eventlog.admin_client import RENEW_EVERY_S
 from postlane.eventlog.errors import EndNotReached, Unreachable
 from postlane.eventlog.kafka_config import LIBRARY_LOG, NO_TIMEOUT_S
 from postlane.eventlog.kafka_errors import translate, translated
@@ -26,6 +28,7 @@ from postlane.eventlog.ports import Partition, Received
 from postlane.eventlog.records import received
 
 REQUEST_TIMEOUT_S = 10.0
+LET_GO_MAX = 16  # clients that are kept a while, at RENEW_EVERY_S each
 _BATCH_RECORDS_MAX = 2_000
 _SLICE_S = 0.1
 _api: Any = _untyped  # its names are not exported to type checkers
@@ -47,7 +50,11 @@ class TopicAuditor:
         from_now: bool = False,
     ) -> None:
         base = {**(options or {}), "bootstrap.servers": bootstrap_servers, "log_level": 0}
+        self._admin_conf = base
         self._admin = _api.AdminClient(base)
+        self._group_admin = _api.AdminClient(base)  # never renewed: see NO_TIMEOUT_S
+        self._let_go: deque[Any] = deque(maxlen=LET_GO_MAX)
+        self._renewed_at = 0.0
         self._consumer = Consumer(
             {
                 **base,
@@ -90,7 +97,7 @@ class TopicAuditor:
         try:
             for group in groups:
                 request = [ConsumerGroupTopicPartitions(group)]
-                asked = self._admin.list_consumer_group_offsets(request, request_timeout=NO_TIMEOUT_S)
+                asked = self._group_admin.list_consumer_group_offsets(request, request_timeout=NO_TIMEOUT_S)
                 for tp in asked[group].result(timeout_s).topic_partitions:
                     if tp.error is None and tp.offset >= 0:
                         found[Partition(tp.topic, tp.partition)] = tp.offset
@@ -115,13 +122,25 @@ class TopicAuditor:
     def _offsets(self, spec: Any, timeout_s: float, partitions: Mapping[Partition, int] | None = None) -> Any:
         wanted = {TopicPartition(p.topic, p.number): spec for p in (self._at if partitions is None else partitions)}
         level = IsolationLevel.READ_UNCOMMITTED  # the high watermark, not the last stable offset
-        asked = self._admin.list_offsets(wanted, isolation_level=level, request_timeout=timeout_s) if wanted else {}
-        found = {Partition(tp.topic, tp.partition): f.result(timeout_s + 1).offset for tp, f in asked.items()}
-        if nobody := [
-            p for p, offset in found.items() if offset < 0
-        ]:  # no error, and no answer: see KafkaAdmin.offsets
+        try:
+            asked = self._admin.list_offsets(wanted, isolation_level=level, request_timeout=timeout_s) if wanted else {}
+            found = {Partition(tp.topic, tp.partition): f.result(timeout_s + 1).offset for tp, f in asked.items()}
+        except KafkaException:
+            self._renew()
+            raise
+        # No error, and no answer: see KafkaAdmin.offsets.
+        if nobody := [p for p, offset in found.items() if offset < 0]:
+            self._renew()
             raise EndNotReached(f"nobody says where {nobody[0].topic}[{nobody[0].number}] ends")
         return found
+
+    def _renew(self) -> None:
+        """As KafkaAdmin does: the library may ask a leader that is dead until it is back; a new client does not."""
+        now = time.monotonic()
+        if now >= self._renewed_at + RENEW_EVERY_S:
+            self._renewed_at = now
+            self._let_go.append(self._admin)  # something may still wait for an answer of its
+            self._admin = _api.AdminClient(self._admin_conf)
 
     def _next(self) -> Iterator[Received]:
         messages: list[Any] = self._consumer.consume(_BATCH_RECORDS_MAX, _SLICE_S)
