@@ -40,6 +40,7 @@ async def ask_a_frozen_broker(bootstrap: str, broker: int) -> None:
                     break
                 except Unreachable:
                     continue
+    await asyncio.sleep(3)  # the clients that were let go are gone
     print("alive")
 
 

@@ -23,49 +23,30 @@ Answers = Callable[[Mapping[str, Future[Any]], str], Awaitable[dict[str, Any]]]
 
 
 class AdminClient:
-    """The library's client, and another for coordinators; every question is bounded by `timeout_s`."""
+    """The library's client, made anew when it does not see its way; every question is bounded by `timeout_s`."""
 
     def __init__(self, config: ClientConfig, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self._config = config
         self._timeout_s = timeout_s
         self._made: Any = None
-        self._made_for_groups: Any = None
         self._renewed_at = -RENEW_EVERY_S
 
     @property
     def _client(self) -> Any:
         if self._made is None:
-            self._made = self._make()
+            try:
+                self._made = _api.AdminClient(self._config.admin())
+            except KafkaException as error:
+                raise translate(error.args[0], "set up the admin client") from error
         return self._made
 
-    @property
-    def _group_client(self) -> Any:
-        """Never renewed: it lives as long as a question that was let go may still be answered (NO_TIMEOUT_S)."""
-        if self._made_for_groups is None:
-            self._made_for_groups = self._make()
-        return self._made_for_groups
-
-    def _make(self) -> Any:
-        try:
-            return _api.AdminClient(self._config.admin())
-        except KafkaException as error:
-            raise translate(error.args[0], "set up the admin client") from error
-
     async def _all(self, futures: Mapping[K, Future[V]], doing: str) -> dict[K, V]:
-        """The answers of `_client`. Where the library keeps no time-out (seen on a busy machine), a new client asks
-        the next time."""
-        try:
-            return await self._answers(futures, doing, self._timeout_s + _GRACE_S)
-        except TimeoutError as error:
-            self._renew()
-            raise Unreachable(str(error)) from None
+        """All answers. The library's time-out comes before ours, unless it keeps none (seen on a busy machine)."""
+        return await self._answers(futures, doing, self._timeout_s + _GRACE_S)
 
     async def _all_of_groups(self, futures: Mapping[K, Future[V]], doing: str) -> dict[K, V]:
-        """The answers of `_group_client`; the time-out is ours alone."""
-        try:
-            return await self._answers(futures, doing, self._timeout_s)
-        except TimeoutError as error:
-            raise Unreachable(str(error)) from None
+        """All answers; the library has no time-out (NO_TIMEOUT_S)."""
+        return await self._answers(futures, doing, self._timeout_s)
 
     async def _answers(self, futures: Mapping[K, Future[V]], doing: str, timeout_s: float) -> dict[K, V]:
         if not futures:
@@ -73,7 +54,8 @@ class AdminClient:
         asked = [asyncio.wrap_future(future) for future in futures.values()]
         _, unanswered = await asyncio.wait(asked, timeout=timeout_s)
         if unanswered:
-            raise TimeoutError(f"{doing} {next(iter(futures))}: no answer in {timeout_s:.0f} s")
+            self._renew()
+            raise Unreachable(f"{doing} {next(iter(futures))}: no answer in {timeout_s:.0f} s")
         answers = [answer.exception() or answer.result() for answer in asked]
         result: dict[K, V] = {}
         for key, answer in zip(futures, answers, strict=True):
@@ -83,8 +65,8 @@ class AdminClient:
         return result
 
     def _renew(self) -> None:
-        """The library's idea of who leads a partition may be stale (a broker died), and it does not ask by itself:
-        it would wait for the dead one until that is back. A new client asks.
+        """The library's idea of who leads a partition or coordinates a group may be stale (a broker died), and it does
+        not ask by itself: it would wait for the dead one until that is back. A new client asks.
 
         The old one is let go when nothing waits for an answer of its any more; letting go at once would lose those. Not
         more often than each RENEW_EVERY_S, so that there are never many.

@@ -42,7 +42,7 @@ class GroupState:
 class GroupAdmin(AdminClient):
     """Questions to coordinators. Raises Unreachable, Retriable, Fatal.
 
-    The library gets no time-out for them (see NO_TIMEOUT_S); ours lets the question go, and the client with it lives.
+    The library gets no time-out for them (see NO_TIMEOUT_S); ours lets the question go.
     """
 
     async def groups(self, names: Collection[str]) -> dict[str, GroupState]:
@@ -51,7 +51,7 @@ class GroupAdmin(AdminClient):
         return await coordinated(lambda: self._groups(names), COORDINATOR_READ_TRIES_MAX)
 
     async def _groups(self, names: Collection[str]) -> dict[str, GroupState]:
-        futures = self._group_client.describe_consumer_groups(sorted(names), request_timeout=NO_TIMEOUT_S)
+        futures = self._client.describe_consumer_groups(sorted(names), request_timeout=NO_TIMEOUT_S)
         states = {}
         for name, future in futures.items():
             described = (await self._all_of_groups({name: future}, "describe group"))[name]
@@ -68,9 +68,7 @@ class GroupAdmin(AdminClient):
 
     async def _group_offsets(self, group: str, stable: bool) -> dict[Partition, Committed]:
         request = [ConsumerGroupTopicPartitions(group)]
-        futures = self._group_client.list_consumer_group_offsets(
-            request, require_stable=stable, request_timeout=NO_TIMEOUT_S
-        )
+        futures = self._client.list_consumer_group_offsets(request, require_stable=stable, request_timeout=NO_TIMEOUT_S)
         found = (await self._all_of_groups(futures, "offsets of group"))[group]
         positions = {}
         for tp in found.topic_partitions:
@@ -92,7 +90,7 @@ class GroupAdmin(AdminClient):
             return
         wanted = [TopicPartition(p.topic, p.number, c.offset, c.metadata) for p, c in sorted(positions.items())]
         request = [ConsumerGroupTopicPartitions(group, wanted)]
-        futures = self._group_client.alter_consumer_group_offsets(request, request_timeout=NO_TIMEOUT_S)
+        futures = self._client.alter_consumer_group_offsets(request, request_timeout=NO_TIMEOUT_S)
         for tp in (await self._all_of_groups(futures, "set offsets of group"))[group].topic_partitions:
             if tp.error is not None:
                 raise translate(tp.error, f"set offsets of group {group}, {tp.topic}[{tp.partition}]")
@@ -101,7 +99,7 @@ class GroupAdmin(AdminClient):
         """What we may do to each consumer group."""
         if not groups:
             return {}
-        futures = self._group_client.describe_consumer_groups(
+        futures = self._client.describe_consumer_groups(
             sorted(groups), include_authorized_operations=True, request_timeout=NO_TIMEOUT_S
         )
         return await self._rights(self._all_of_groups, futures, "describe group")

@@ -52,7 +52,6 @@ class TopicAuditor:
         base = {**(options or {}), "bootstrap.servers": bootstrap_servers, "log_level": 0}
         self._admin_conf = base
         self._admin = _api.AdminClient(base)
-        self._group_admin = _api.AdminClient(base)  # never renewed: see NO_TIMEOUT_S
         self._let_go: deque[Any] = deque(maxlen=LET_GO_MAX)
         self._renewed_at = 0.0
         self._consumer = Consumer(
@@ -83,7 +82,7 @@ class TopicAuditor:
         try:
             if not self._at:
                 self._place(timeout_s)
-            ends = self._offsets(_api.OffsetSpec.latest(), timeout_s)
+            ends = self._offsets(_api.OffsetSpec.latest(), min(timeout_s, REQUEST_TIMEOUT_S))
             while behind := [p for p, end in ends.items() if self._at[p] < end]:
                 if time.monotonic() > deadline:
                     raise EndNotReached(f"{behind[0].topic}[{behind[0].number}] and {len(behind) - 1} more")
@@ -97,11 +96,12 @@ class TopicAuditor:
         try:
             for group in groups:
                 request = [ConsumerGroupTopicPartitions(group)]
-                asked = self._group_admin.list_consumer_group_offsets(request, request_timeout=NO_TIMEOUT_S)
+                asked = self._admin.list_consumer_group_offsets(request, request_timeout=NO_TIMEOUT_S)
                 for tp in asked[group].result(timeout_s).topic_partitions:
                     if tp.error is None and tp.offset >= 0:
                         found[Partition(tp.topic, tp.partition)] = tp.offset
         except TimeoutError:
+            self._renew()
             raise Unreachable(f"read the positions of groups: no answer in {timeout_s:.0f} s") from None
         except KafkaException as error:
             raise translated(error, "read the positions of groups") from error

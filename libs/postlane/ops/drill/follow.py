@@ -63,7 +63,7 @@ class Follower:
     def catch_up(self, timeout_s: float = 10.0) -> bool:
         """Read everything that is new; False when brokers or the witness do not answer, or not to the end."""
         try:
-            committed = self._auditor.committed([self._names.sender_group(lane) for lane in self._lanes], timeout_s)
+            committed = self._auditor.committed([self._names.sender_group(lane) for lane in self._lanes])
             copies = self._copies()
             for record in self._auditor.catch_up(timeout_s):
                 self._record(record)
