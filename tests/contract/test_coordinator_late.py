@@ -13,11 +13,12 @@ import pytest
 from postlane.eventlog.admin import KafkaAdmin
 from postlane.eventlog.errors import Unreachable
 from postlane.eventlog.kafka_config import ClientConfig
+from postlane.eventlog.ports import Partition
 from postlane.local.kafka import KafkaCluster
 
 QUESTIONS = {
     "groups": lambda admin: admin.groups(["a-group"]),
-    "group_offsets": lambda admin: admin.group_offsets("a-group"),
+    "group_offsets": lambda admin: admin.group_offsets("a-group", [Partition("a-topic", 0)]),
     "group_rights": lambda admin: admin.group_rights(["a-group"]),
 }
 

@@ -96,7 +96,7 @@ class Stage:
         """Requests that no committed position covers."""
         partitions = [Partition(self.names.requests, n) for n in range(PARTITIONS)]
         ends = await self.log.high_watermarks(partitions)
-        committed = await self.log.admin.group_offsets(self.names.router_group)
+        committed = await self.log.admin.group_offsets(self.names.router_group, partitions)
         return sum(end - (committed[p].offset if p in committed else 0) for p, end in ends.items())
 
     async def until(self, condition: Callable[[], Any], timeout_s: float = 60) -> None:

@@ -56,8 +56,10 @@ class MemoryAdmin:
     async def offsets_at(self, partitions: Collection[Partition], unix_ms: int) -> dict[Partition, int]:
         return dict(await self.log.offsets_at(partitions, unix_ms))
 
-    async def group_offsets(self, group: str, *, stable: bool = False) -> Mapping[Partition, Committed]:
-        return dict(self.positions.get(group, {}))
+    async def group_offsets(
+        self, group: str, partitions: Collection[Partition], *, stable: bool = False
+    ) -> Mapping[Partition, Committed]:
+        return {p: c for p, c in self.positions.get(group, {}).items() if p in partitions}
 
     async def set_group_offsets(self, group: str, positions: Mapping[Partition, Committed]) -> None:
         self.positions.setdefault(group, {}).update(positions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from tests.unit import backup_world as w
 from tests.unit.backup_world import NOW, Installation, archive_of, directory, ran, ready
 
+from postlane.eventlog.ports import Partition
 from postlane.ops.backup.errors import Refused
 from postlane.ops.backup.pending import Fate, Manner, Pending
 
@@ -87,9 +89,9 @@ def test_an_event_above_the_mark_ends_what_it_speaks_of(tmp_path: Path, monkeypa
         it.sender(0, 0, 0)
         before = it.admin.group_offsets
 
-        async def in_between(group: str, *, stable: bool = False) -> object:
+        async def in_between(group: str, partitions: Collection[Partition], *, stable: bool = False) -> object:
             """A tick is committed after the marks and the senders' positions were taken."""
-            found = await before(group, stable=stable)
+            found = await before(group, partitions, stable=stable)
             if group == it.names.sender_group(w.LANE):
                 await it.put("mail.events", 0, w.event("Delivered", "delivered"), w.event("Uncertain", "parked"))
                 await it.put("mail.events", 0, w.event("Uncertain", "resent", next_at=NOW.isoformat()))

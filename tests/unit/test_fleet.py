@@ -39,7 +39,7 @@ class FakeAdmin:
     async def groups(self, names: Any) -> Mapping[str, GroupState]:
         return {name: GroupState(name, "Stable", self.members.get(name, ())) for name in names}
 
-    async def group_offsets(self, group: str, *, stable: bool = False) -> Mapping[Partition, Committed]:
+    async def group_offsets(self, group: str, partitions: Any) -> Mapping[Partition, Committed]:
         if group not in self.positions:
             raise Fatal("no such group")
         return self.positions[group]

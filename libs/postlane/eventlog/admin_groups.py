@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
@@ -14,6 +15,7 @@ from postlane.eventlog.errors import Retriable, Unreachable
 from postlane.eventlog.kafka_config import NO_TIMEOUT_S
 from postlane.eventlog.kafka_errors import translate
 from postlane.eventlog.ports import Committed, Partition
+from postlane.eventlog.positions import Positions
 
 COORDINATOR_TRIES_MAX = 60
 COORDINATOR_WAIT_S = 0.5
@@ -62,21 +64,21 @@ class GroupAdmin(AdminClient):
             )
         return states
 
-    async def group_offsets(self, group: str, *, stable: bool = False) -> dict[Partition, Committed]:
-        """What a group has committed. Never for the books (a member asks `committed`): for lags and reports."""
-        return await coordinated(lambda: self._group_offsets(group, stable), COORDINATOR_READ_TRIES_MAX)
+    async def group_offsets(
+        self, group: str, partitions: Collection[Partition], *, stable: bool = False
+    ) -> dict[Partition, Committed]:
+        """What a group has committed for these. Never for the books (a member asks `committed`): for lags and reports.
 
-    async def _group_offsets(self, group: str, stable: bool) -> dict[Partition, Committed]:
-        request = [ConsumerGroupTopicPartitions(group)]
-        futures = self._client.list_consumer_group_offsets(request, require_stable=stable, request_timeout=NO_TIMEOUT_S)
-        found = (await self._all_of_groups(futures, "offsets of group"))[group]
-        positions = {}
-        for tp in found.topic_partitions:
-            if tp.error is not None:
-                raise translate(tp.error, f"offsets of group {group}, {tp.topic}[{tp.partition}]")
-            if tp.offset >= 0:
-                positions[Partition(tp.topic, tp.partition)] = Committed(tp.offset, tp.metadata or "")
-        return positions
+        `stable`: Retriable while a transaction that moves them is open.
+        """
+        if not partitions:
+            return {}
+        positions = Positions(self._config, group, stable=stable)
+        try:
+            ask = partial(positions.committed, sorted(partitions), self._timeout_s)
+            return await coordinated(partial(asyncio.to_thread, ask), COORDINATOR_READ_TRIES_MAX)
+        finally:
+            await asyncio.to_thread(positions.close)
 
     async def set_group_offsets(self, group: str, positions: Mapping[Partition, Committed]) -> None:
         """Put down positions for a group without members (a restore). Raises Retriable, Fatal (it has members).

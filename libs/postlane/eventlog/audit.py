@@ -12,7 +12,6 @@ from typing import Any
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -21,10 +20,11 @@ from confluent_kafka import (
 from confluent_kafka import admin as _untyped
 
 from postlane.eventlog.admin_client import RENEW_EVERY_S
-from postlane.eventlog.errors import EndNotReached, Unreachable
-from postlane.eventlog.kafka_config import LIBRARY_LOG, NO_TIMEOUT_S
+from postlane.eventlog.errors import EndNotReached, Retriable
+from postlane.eventlog.kafka_config import LIBRARY_LOG, ClientConfig
 from postlane.eventlog.kafka_errors import translate, translated
 from postlane.eventlog.ports import Partition, Received
+from postlane.eventlog.positions import Positions
 from postlane.eventlog.records import received
 
 REQUEST_TIMEOUT_S = 10.0
@@ -52,6 +52,8 @@ class TopicAuditor:
         base = {**(options or {}), "bootstrap.servers": bootstrap_servers, "log_level": 0}
         self._admin_conf = base
         self._admin = _api.AdminClient(base)
+        self._config = ClientConfig(bootstrap_servers, options or {}, "postlane-auditor")
+        self._groups: dict[str, Positions] = {}
         self._let_go: deque[Any] = deque(maxlen=LET_GO_MAX)
         self._renewed_at = 0.0
         self._consumer = Consumer(
@@ -91,25 +93,29 @@ class TopicAuditor:
             raise translated(error, "follow the topics") from error
 
     def committed(self, groups: Sequence[str], timeout_s: float = REQUEST_TIMEOUT_S) -> dict[Partition, int]:
-        """What these groups have committed."""
+        """What these groups have committed for the partitions of the topics that are followed."""
         found: dict[Partition, int] = {}
         try:
-            for group in groups:
-                request = [ConsumerGroupTopicPartitions(group)]
-                asked = self._admin.list_consumer_group_offsets(request, request_timeout=NO_TIMEOUT_S)
-                for tp in asked[group].result(timeout_s).topic_partitions:
-                    if tp.error is None and tp.offset >= 0:
-                        found[Partition(tp.topic, tp.partition)] = tp.offset
-        except TimeoutError:
-            self._renew()
-            raise Unreachable(f"read the positions of groups: no answer in {timeout_s:.0f} s") from None
+            if not self._at:
+                self._place(timeout_s)
         except KafkaException as error:
             raise translated(error, "read the positions of groups") from error
+        for group in groups:
+            if group not in self._groups:
+                self._groups[group] = Positions(self._config, group)
+            try:
+                positions = self._groups[group].committed(sorted(self._at), timeout_s)
+            except Retriable:
+                self._groups.pop(group).close()  # the next question looks for the coordinator anew
+                raise
+            found |= {partition: committed.offset for partition, committed in positions.items()}
         return found
 
     def close(self) -> None:
         """Let go of the connections."""
         self._consumer.close()
+        for positions in self._groups.values():
+            positions.close()
 
     def _place(self, timeout_s: float) -> None:
         found = self._consumer.list_topics(timeout=timeout_s).topics

@@ -176,6 +176,10 @@ class ClientConfig:
             "isolation.level": "read_committed" if committed else "read_uncommitted",
         }
 
+    def positions(self, group: str, *, stable: bool) -> Conf:
+        """To ask what `group` has committed, without being a member. `stable`: not while a transaction is open."""
+        return {**self.reader(committed=stable, role="positions"), "group.id": group}
+
     def tail(self) -> Conf:
         """A whole topic as a table, from wherever the log begins."""
         conf = self.reader(committed=True, role="tail")

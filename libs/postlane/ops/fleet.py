@@ -8,7 +8,7 @@ apart from mails.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -36,7 +36,7 @@ class Admin(Protocol):
 
     async def groups(self, names: Any) -> Mapping[str, GroupState]: ...
 
-    async def group_offsets(self, group: str, *, stable: bool = False) -> Mapping[Partition, Committed]: ...
+    async def group_offsets(self, group: str, partitions: Collection[Partition]) -> Mapping[Partition, Committed]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ async def _backlog(
         missing.append(topic)
         return []
     ends, begins = await asyncio.gather(log.high_watermarks(partitions), log.low_watermarks(partitions))
-    committed = await _committed(admin, group)
+    committed = await _committed(admin, group, partitions)
     owners = _owners(state)
     found = []
     for partition in partitions:
@@ -128,9 +128,9 @@ async def _backlog(
     return found
 
 
-async def _committed(admin: Admin, group: str) -> Mapping[Partition, Committed]:
+async def _committed(admin: Admin, group: str, partitions: Collection[Partition]) -> Mapping[Partition, Committed]:
     try:
-        return await admin.group_offsets(group)
+        return await admin.group_offsets(group, partitions)
     except LogError:  # a group that has never been there has committed nothing
         return {}
 

@@ -49,7 +49,9 @@ class Watch(Protocol):
 
     async def offsets_at(self, partitions: Collection[Partition], unix_ms: int) -> dict[Partition, int]: ...
 
-    async def group_offsets(self, group: str, *, stable: bool = False) -> Mapping[Partition, Committed]: ...
+    async def group_offsets(
+        self, group: str, partitions: Collection[Partition], *, stable: bool = False
+    ) -> Mapping[Partition, Committed]: ...
 
     async def partition_count(self, topic: str) -> int: ...
 
@@ -106,18 +108,17 @@ async def take_cut(admin: Watch, names: TopicNames, config: Config, counts: Mapp
         return [Partition(topic, number) for topic in topics for number in range(counts[topic])]
 
     marks = await admin.high_watermarks(parts(copied.events))
-    senders = {lane: await _sender_positions(admin, names, lane) for lane in config.lanes}
+    senders = {lane: await _sender_positions(admin, names, lane, parts(names.dispatch(lane))) for lane in config.lanes}
     ends = await settled_ends(admin, parts(*copied.states))
     marks |= await admin.high_watermarks(parts(copied.seen))
-    router = await _stable(admin, names.router_group)
+    router = await _stable(admin, names.router_group, parts(copied.requests, *names.delays))
     ends |= await settled_ends(admin, parts(*copied.flows))
     ends |= await settled_ends(admin, parts(copied.events))
     ends |= await settled_ends(admin, parts(copied.dead_letters, copied.seen))
     ends |= await settled_ends(admin, parts(copied.requests, *copied.tables))
     by_topic: dict[str, dict[int, int]] = {}
     for partition, committed in router.items():
-        if partition.topic in counts:
-            by_topic.setdefault(plain(names, partition.topic), {})[partition.number] = committed.offset
+        by_topic.setdefault(plain(names, partition.topic), {})[partition.number] = committed.offset
     said: dict[str, dict[int, int]] = {}
     for partition, mark in marks.items():
         said.setdefault(plain(names, partition.topic), {})[partition.number] = mark
@@ -139,11 +140,11 @@ async def settled_ends(admin: Watch, partitions: Collection[Partition]) -> dict[
     raise EndNotReached(f"{first.topic}[{first.number}]: a transaction stays open for {STABLE_TIMEOUT_S} s; try again")
 
 
-async def _sender_positions(admin: Watch, names: TopicNames, lane: str) -> dict[int, tuple[int, int]]:
+async def _sender_positions(
+    admin: Watch, names: TopicNames, lane: str, partitions: Collection[Partition]
+) -> dict[int, tuple[int, int]]:
     found = {}
-    for partition, committed in (await _stable(admin, names.sender_group(lane))).items():
-        if partition.topic != names.dispatch(lane):
-            continue
+    for partition, committed in (await _stable(admin, names.sender_group(lane), partitions)).items():
         mark, _, floor = committed.metadata.partition(":")
         if f"{mark}:" != FLOOR_MARK or not floor.isdigit():
             raise Refused(
@@ -155,11 +156,11 @@ async def _sender_positions(admin: Watch, names: TopicNames, lane: str) -> dict[
     return found
 
 
-async def _stable(admin: Watch, group: str) -> Mapping[Partition, Committed]:
+async def _stable(admin: Watch, group: str, partitions: Collection[Partition]) -> Mapping[Partition, Committed]:
     last: Retriable | None = None
     for _ in range(int(STABLE_TIMEOUT_S / _ASK_AGAIN_S)):
         try:
-            return await admin.group_offsets(group, stable=True)
+            return await admin.group_offsets(group, partitions, stable=True)
         except Retriable as error:
             last = error
         await asyncio.sleep(_ASK_AGAIN_S)

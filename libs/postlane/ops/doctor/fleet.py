@@ -22,7 +22,7 @@ class Admin(Protocol):
 
     async def groups(self, names: Collection[str]) -> Mapping[str, GroupState]: ...
 
-    async def group_offsets(self, group: str, *, stable: bool = False) -> Mapping[Partition, Committed]: ...
+    async def group_offsets(self, group: str, partitions: Collection[Partition]) -> Mapping[Partition, Committed]: ...
 
     async def topic_rights(self, topics: Collection[str]) -> Mapping[str, frozenset[str]]: ...
 
@@ -83,7 +83,7 @@ async def position_checks(log: Log, admin: Admin, environment: Environment, conf
         topic = names.dispatch(lane)
         partitions = [Partition(topic, number) for number in range(await log.partition_count(topic))]
         states = [Partition(names.state(lane), p.number) for p in partitions]
-        committed = await admin.group_offsets(names.sender_group(lane))
+        committed = await admin.group_offsets(names.sender_group(lane), partitions)
         begins = await log.low_watermarks([*partitions, *states])
         ends = await log.high_watermarks(states)
         checks += lane_positions(lane, partitions, states, committed, begins, ends)
