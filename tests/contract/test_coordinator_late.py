@@ -30,7 +30,7 @@ async def ask_a_frozen_broker(bootstrap: str, broker: int) -> None:
         await admin.cluster()
         os.kill(broker, signal.SIGSTOP)
         try:
-            with pytest.raises(Unreachable, match="no answer in 1 s"):
+            with pytest.raises(Unreachable):
                 await question(admin)
         finally:
             os.kill(broker, signal.SIGCONT)
