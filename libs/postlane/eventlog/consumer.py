@@ -54,6 +54,7 @@ class KafkaMember:
         self._fetch: asyncio.Future[tuple[int, list[Received]]] | None = None
         self._polling = False
         self._failure: BaseException | None = None
+        self._damaged = False
         self._closed = False
         try:
             self._consumer = Consumer({**conf, "error_cb": self._on_error}, logger=LIBRARY_LOG)
@@ -103,7 +104,7 @@ class KafkaMember:
             if messages and limit > 1:
                 messages += self._consumer.consume(limit - 1, 0)
             records = self._sorted_out(messages) if messages else []
-            if self._failure is not None and not records:
+            if self._failure is not None and (not records or self._damaged):
                 failure, self._failure = self._failure, None
                 raise failure
             if records or remaining_s <= 0:
@@ -115,6 +116,11 @@ class KafkaMember:
             error = message.error()
             if error is None:
                 records.append(received(message))
+            elif error.code() == KafkaError._BAD_MSG:
+                self._damaged = True
+                where = f"{message.topic()}[{message.partition()}] at {message.offset()}"
+                self._failure = translate(error, f"read {where}")
+                break  # the library goes on behind it, and what it holds would be passed over
             else:
                 self._note(error, message)
         return records
