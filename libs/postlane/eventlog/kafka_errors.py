@@ -73,8 +73,8 @@ def translate(error: KafkaError, doing: str) -> LogError:
         return TooLarge(text)
     if code == KafkaError._BAD_MSG:
         return Fatal(
-            f"{text}; nothing behind it is read, or what the batch holds would be passed over. Let a healthy replica lead "
-            "the partition, and rebuild this one: docs/runbooks/under-replicated.md"
+            f"{text}; nothing behind it is read, or what the batch holds would be passed over. Let a healthy replica "
+            "lead the partition, and rebuild this one: docs/runbooks/under-replicated.md"
         )
     if error.fatal() or code in _FATAL:
         return Fatal(text)
