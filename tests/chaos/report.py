@@ -34,7 +34,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             *(row["accepted"], row["delivered"], len(row["lost"]), len(row["repeated"]), len(row["other"])),
             *(row["uncertain"], row["doubts"], row["silence_s"], _seconds(row["recover_s"]), _seconds(row["normal_s"])),
         ]
-        name = f"{row['fault']}: {row['what']}" + (f" (**{row['failed']}**)" if row["failed"] else "")
+        name = f"{row['fault']}: {' '.join(row['what'].split())}" + (f" (**{row['failed']}**)" if row["failed"] else "")
         lines.append(f"| {name} | " + " | ".join(str(number) for number in numbers) + " |")
     return "\n".join(lines)
 
