@@ -27,6 +27,7 @@ from postlane import Publisher
 from postlane.ops.drill.load import Load
 from tests.chaos import (  # noqa: F401
     faults_inputs,
+    faults_kernel,
     faults_network,
     faults_processes,
     faults_providers,
