@@ -5,14 +5,17 @@ Fail closed: a missing position beside a non-empty book, or a position that rete
 
 from __future__ import annotations
 
+import logging
 import re
 
 from postlane.core.books import Book, History
+from postlane.core.identity import is_state_key
 from postlane.eventlog.codec import Unreadable, decode_state
 from postlane.eventlog.ports import Committed, Member, Partition, Received
 from postlane_sender.lane import LaneState
 
 METADATA_VERSION = "S1"
+_log = logging.getLogger("postlane.sender")
 _FLOOR = re.compile(r"[0-9]{1,19}")  # of a 64-bit number
 
 
@@ -37,15 +40,20 @@ def floor_of(text: str) -> int:
 
 
 def read_state(history: History, record: Received) -> None:
-    """One record of `mail.state` into the history. A record that cannot be read is damage, not noise."""
+    """One record of `mail.state` into the history.
+
+    One that cannot be read and has the key of an entry is damage: it may say that a mail was tried. Any other key is
+    none that a sender ever wrote: noise, which must not shut the partition. Raises BooksDamaged.
+    """
     if record.value is None:
         return
     try:
         history.add(decode_state(record.value))
     except Unreadable as error:
-        raise BooksDamaged(
-            f"{record.topic}[{record.partition}]@{record.offset} cannot be read: {error.reason}"
-        ) from None
+        where = f"{record.topic}[{record.partition}]@{record.offset}"
+        if is_state_key(record.key):
+            raise BooksDamaged(f"{where} cannot be read: {error.reason}") from None
+        _log.error("a record in the books that no sender wrote is passed over: %s: %s", where, error.reason)
 
 
 async def take_over(lane: LaneState, member: Member, number: int, deadline_s: float) -> Book:

@@ -17,7 +17,10 @@ from tests.contract.log_benches import unique, writes
 
 @pytest.mark.kafka
 async def test_an_end_is_told_while_its_former_leader_is_dead(tmp_path: Path) -> None:
-    """A sender that asks what came of its last commit waited for the dead broker, and its lane with it."""
+    """A sender that asks what came of its last commit waited for the dead broker, and its lane with it.
+
+    Without a new client (`_renewed_at` set far ahead) it is not answered within the minute.
+    """
     cluster = KafkaCluster(tmp_path, brokers=3, port=0, tied=True)
     await asyncio.to_thread(cluster.start)
     log = KafkaLog(cluster.bootstrap_servers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ from confluent_kafka import KafkaError
 
 from postlane.eventlog.consumer import KafkaMember
 from postlane.eventlog.errors import Fatal
+from postlane.eventlog.flow import Flows
 from postlane.eventlog.kafka_errors import translate
+
+DAMAGED = KafkaError(KafkaError._BAD_MSG, "failed CRC32C check")
 
 
 class Message:
@@ -43,22 +47,34 @@ class Message:
         return 1, 0
 
 
+class Damaged:
+    """A consumer that reads a batch, a damaged one, and goes on behind it."""
+
+    def __init__(self) -> None:
+        self.batches = [[Message(7), Message(8, DAMAGED), Message(12)], [Message(13)]]
+
+    def consume(self, limit: int, timeout_s: float) -> list[Message]:
+        return self.batches.pop(0) if self.batches else []
+
+
 def member() -> KafkaMember:
     it = KafkaMember.__new__(KafkaMember)
-    it._failure, it._damaged = None, False
+    it._consumer, it._flows, it._asked = Damaged(), Flows(), queue.SimpleQueue()
+    it._failure = it._over = None
     return it
 
 
-def test_nothing_behind_a_damaged_batch_is_handed_over() -> None:
+def test_nothing_behind_a_damaged_batch_is_handed_over_however_often_one_asks() -> None:
     it = member()
-    damaged = KafkaError(KafkaError._BAD_MSG, "failed CRC32C check")
-    records = it._sorted_out([Message(7), Message(8, damaged), Message(12)])
-    assert [record.offset for record in records] == [7]
-    assert it._damaged
-    assert isinstance(it._failure, Fatal)
-    assert "mail.dispatch.bulk[0] at 8" in str(it._failure)
+    for _ in range(2):
+        with pytest.raises(Fatal, match=r"mail\.dispatch\.bulk\[0\] at 8"):
+            it._consume(1, 0.0)
+
+
+def test_what_was_read_before_it_is_sorted_out() -> None:
+    assert [record.offset for record in member()._sorted_out([Message(7), Message(8, DAMAGED), Message(12)])] == [7]
 
 
 def test_every_reader_ends_at_one() -> None:
     with pytest.raises(Fatal, match="under-replicated"):
-        raise translate(KafkaError(KafkaError._BAD_MSG, "failed CRC32C check"), "follow a topic")
+        raise translate(DAMAGED, "follow a topic")

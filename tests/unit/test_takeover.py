@@ -129,7 +129,7 @@ def test_a_state_record_that_cannot_be_read_is_damage() -> None:
     async def main() -> None:
         world = World(ONE)
         world.put(mail("a"))
-        world.cluster.write(Outgoing(STATE.topic, 0, b"k", b'{"kind":"int'))
+        world.cluster.write(Outgoing(STATE.topic, 0, f"{mail('a').delivery_id}#0".encode(), b'{"kind":"int'))
         commit(world, 0, metadata(0))
         sender = world.sender()
         await world.until(lambda: "cannot be read" in (sender.loop.not_ready() or ""))
@@ -151,6 +151,27 @@ def test_a_dispatch_log_that_begins_above_o_ends_the_process() -> None:
         with pytest.raises(BooksDamaged, match="offsets-lost"):
             await asyncio.wait_for(sender.task, 30)
         assert not world.primary.took
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("value", [b"", b"[", b'{"kind":"intent","hop":-1}', b"null"])
+def test_a_state_record_that_no_sender_wrote_is_passed_over(value: bytes) -> None:
+    async def main() -> None:
+        world = World(ONE)
+        world.put(mail("done"))
+        world.put(mail("tried"))
+        world.put(mail("new"))
+        for key in (None, b"", b"poison", b"poison#", b"#1x"):
+            world.cluster.write(Outgoing(STATE.topic, 0, key, value))
+        write(world, intent_of("done", 0), outcome_of("done", 0), intent_of("tried", 1))
+        world.cluster.write(Outgoing(STATE.topic, 0, b"poison", value))
+        commit(world, 0, metadata(0))
+        sender = world.sender()
+        await world.settled()
+        assert [world.took(mail(name)) for name in ("done", "tried", "new")] == [0, 0, 1]
+        assert world.kinds(mail("tried")) == ["Uncertain"]
+        await sender.stop()
 
     run_virtually(main())
 

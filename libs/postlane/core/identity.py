@@ -11,6 +11,7 @@ from uuid import UUID, uuid5
 
 MESSAGE_NAMESPACE = UUID("6f0d3f0e-2f0b-5d0a-9a53-0c8a1b6d7e11")
 _DELIVERY = re.compile(r"(?P<message>[0-9a-f-]{36})\.(?P<recipient>[0-9a-f]{16})\.(?P<generation>\d{1,6})")
+_STATE_KEY = re.compile(rb".+#\d+", re.DOTALL)
 
 
 def message_id_from_key(tenant: str, key: str) -> str:
@@ -48,6 +49,11 @@ def split_delivery_id(value: str) -> tuple[str, str, int]:
 def state_key(delivery: str, hop: int) -> str:
     """The key of the book entry that matches one dispatch record: `delivery_id#hop`."""
     return f"{delivery}#{hop}"
+
+
+def is_state_key(key: bytes | None) -> bool:
+    """Whether a key has the form that `state_key` makes (with `@<offset>` for a delivery that could not be read)."""
+    return key is not None and _STATE_KEY.fullmatch(key) is not None
 
 
 def rfc_message_id(delivery: str, sender_domain: str) -> str:

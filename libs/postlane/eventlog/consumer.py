@@ -16,13 +16,14 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from postlane.eventlog.errors import Fatal, Fenced, LogError, Retriable
 from postlane.eventlog.flow import Flows
 from postlane.eventlog.kafka_config import LIBRARY_LOG, Conf
 from postlane.eventlog.kafka_errors import describe, translate, translated
 from postlane.eventlog.ports import Committed, Listener, Membership, Partition, Received
+from postlane.eventlog.positions import Unstable, committed_of
 from postlane.eventlog.records import read_token, received, wire_partitions
 from postlane.eventlog.worker import Worker
 
@@ -54,7 +55,7 @@ class KafkaMember:
         self._fetch: asyncio.Future[tuple[int, list[Received]]] | None = None
         self._polling = False
         self._failure: BaseException | None = None
-        self._damaged = False
+        self._over: Fatal | None = None
         self._closed = False
         try:
             self._consumer = Consumer({**conf, "error_cb": self._on_error}, logger=LIBRARY_LOG)
@@ -95,6 +96,8 @@ class KafkaMember:
     def _consume(self, limit: int, timeout_s: float) -> tuple[int, list[Received]]:
         """On the poll thread. `consume(n)` of the library waits for all n, so: wait for one, take the rest."""
         deadline = time.monotonic() + timeout_s
+        if self._over is not None:
+            raise self._over  # whoever asks again must not get what lies behind it
         while True:
             self._answer_all()
             slice_s = _SLICE_S if self._flows.apply(self._consumer) else _RETRY_SLICE_S
@@ -104,7 +107,9 @@ class KafkaMember:
             if messages and limit > 1:
                 messages += self._consumer.consume(limit - 1, 0)
             records = self._sorted_out(messages) if messages else []
-            if self._failure is not None and (not records or self._damaged):
+            if isinstance(self._failure, Fatal):
+                self._over = self._failure
+            if self._failure is not None and (not records or self._over):
                 failure, self._failure = self._failure, None
                 raise failure
             if records or remaining_s <= 0:
@@ -117,7 +122,6 @@ class KafkaMember:
             if error is None:
                 records.append(received(message))
             elif error.code() == KafkaError._BAD_MSG:
-                self._damaged = True
                 where = f"{message.topic()}[{message.partition()}] at {message.offset()}"
                 self._failure = translate(error, f"read {where}")
                 break  # the library goes on behind it, and what it holds would be passed over
@@ -183,27 +187,12 @@ class KafkaMember:
             question[1].set_exception(error)
 
     def _ask_committed(self, wanted: list[Partition]) -> dict[Partition, Committed | None] | None:
-        """None while any of them is unstable. Never takes an error for "none was committed"."""
-        doing = f"committed offsets of group {self._group}"
+        """None while any of them is unstable."""
         try:
-            found = self._consumer.committed(
-                [TopicPartition(p.topic, p.number) for p in wanted], timeout=_COMMITTED_TIMEOUT_S
-            )
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.UNSTABLE_OFFSET_COMMIT:
-                return None
-            raise translate(error.args[0], doing) from error
-        positions: dict[Partition, Committed | None] = {}
-        for tp in found:
-            if tp.error is not None:
-                if tp.error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT:
-                    return None
-                raise translate(tp.error, f"{doing}, {tp.topic}[{tp.partition}]")
-            none = tp.offset < 0
-            positions[Partition(tp.topic, tp.partition)] = None if none else Committed(tp.offset, tp.metadata or "")
-        if set(positions) != set(wanted):
-            raise Retriable(f"{doing}: the answer is not whole; ask again")
-        return positions
+            found = committed_of(self._consumer, self._group, wanted, _COMMITTED_TIMEOUT_S)
+        except Unstable:
+            return None
+        return {partition: found.get(partition) for partition in wanted}
 
     # -- ownership: called by the library inside consume() and close(), on the poll thread
 
