@@ -186,6 +186,8 @@ def _soak(arguments: argparse.Namespace) -> int:
 def _folder(keep: Path | None) -> Iterator[Path]:
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            raise SystemExit(f"chaos: {keep} is not empty: what an earlier run kept would be taken for this one's")
         yield keep.absolute()
         return
     base = os.environ.get("TMPDIR", tempfile.gettempdir())

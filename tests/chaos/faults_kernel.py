@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import random
 import subprocess
@@ -15,28 +14,29 @@ from tests.chaos.faults_processes import until_in_sync
 from tests.chaos.registry import MEMORY_CGROUPS, fault
 from tests.chaos.town import BROKERS, Town
 
-_EIO = ("-e", "trace=fsync,fdatasync,sync_file_range", "-e", "inject=fsync,fdatasync,sync_file_range:error=EIO")
-_ATTACHED_TIMEOUT_S = 10.0
-_STEP_BYTES = 1 << 20
+_SYNC = "fsync,fdatasync"
+_WRITE = f"{_SYNC},pwrite64"  # SQLite, which syncs only now and then
+_TIMEOUT_S = 10.0
 
 
 @contextlib.contextmanager
-def _no_fsync(pid: int, record: Path) -> Iterator[None]:
-    """Every fsync of the process fails while the block runs. Raises RuntimeError when it asked for none."""
-    command = ["strace", "-f", "-qq", "-p", str(pid), "-o", str(record), *_EIO]
+def _eio(pid: int, calls: str, record: Path) -> Iterator[None]:
+    """These calls of the process fail while the block runs. Raises RuntimeError when it made none."""
+    inject = ("-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO")
+    command = ["strace", "-f", "-qq", "-p", str(pid), "-o", str(record), *inject]
     tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _until_attached(pid, tracer)
         yield
     finally:
         tracer.terminate()  # it lets go of the process, which goes on
-        tracer.wait(_ATTACHED_TIMEOUT_S)
+        tracer.wait(_TIMEOUT_S)
     if "(INJECTED)" not in record.read_text(errors="replace"):
-        raise RuntimeError("the process asked for no fsync meanwhile: nothing was injected")
+        raise RuntimeError(f"the process called none of {calls} meanwhile: nothing was injected")
 
 
 def _until_attached(pid: int, tracer: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _ATTACHED_TIMEOUT_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while f"TracerPid:\t{tracer.pid}\n" not in Path(f"/proc/{pid}/status").read_text():
         if tracer.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("strace could not attach (ptrace may be forbidden on this machine)")
@@ -51,7 +51,7 @@ def eio_on_fsync_at_a_broker(town: Town, dice: random.Random) -> Iterator[str]:
     if pid is None:
         raise RuntimeError(f"broker {i} is not running")
     with town.held_down(i):
-        with _no_fsync(pid, town.folder / f"fsync-broker-{i}"):
+        with _eio(pid, _SYNC, town.folder / f"eio-broker-{i}"):
             yield f"broker {i}"
         town.kafka.stop_broker(i, grace_s=5.0)
     town.until_up(i)
@@ -59,10 +59,10 @@ def eio_on_fsync_at_a_broker(town: Town, dice: random.Random) -> Iterator[str]:
 
 
 @fault(12.0, touches=("ledger",), needs=("namespaces", "strace"))
-def eio_on_fsync_at_the_ledger(town: Town, dice: random.Random) -> Iterator[str]:
-    """each fsync of the ledger's database fails (EIO) for 12 s"""
+def eio_at_the_ledger(town: Town, dice: random.Random) -> Iterator[str]:
+    """each write and fsync of the ledger's database fails (EIO) for 12 s"""
     (name,) = town.of("ledger")
-    with _no_fsync(_pid(town, name), town.folder / "fsync-ledger"):
+    with _eio(_pid(town, name), _WRITE, town.folder / "eio-ledger"):
         yield name
 
 
@@ -70,7 +70,7 @@ def eio_on_fsync_at_the_ledger(town: Town, dice: random.Random) -> Iterator[str]
 def eio_on_fsync_at_a_router(town: Town, dice: random.Random) -> Iterator[str]:
     """a router told to end while each fsync of its store fails (EIO), and started again"""
     name = dice.choice(town.of("router"))
-    with _no_fsync(_pid(town, name), town.folder / "fsync-router"):
+    with _eio(_pid(town, name), _SYNC, town.folder / "eio-router"):
         town.stack.stop(name, grace_s=10)
         yield name
     town.until_up(name)
@@ -78,51 +78,56 @@ def eio_on_fsync_at_a_router(town: Town, dice: random.Random) -> Iterator[str]:
 
 @fault(12.0, touches=("sender",), needs=("namespaces", "memory cgroup"))
 def memory_pressure_at_a_sender(town: Town, dice: random.Random) -> Iterator[str]:
-    """a sender without memory for 12 s: what it maps is taken from it page by page, until the kernel ends it"""
+    """a sender started again with no more memory than it had for its heap, for 12 s"""
     yield from _pressed(town, dice.choice(town.of("sender")))
 
 
 @fault(12.0, touches=("router",), needs=("namespaces", "memory cgroup"))
 def memory_pressure_at_a_router(town: Town, dice: random.Random) -> Iterator[str]:
-    """a router without memory for 12 s: what it maps is taken from it page by page, until the kernel ends it"""
+    """a router started again with no more memory than it had for its heap, for 12 s"""
     yield from _pressed(town, dice.choice(town.of("router")))
 
 
 def _pressed(town: Town, name: str) -> Iterator[str]:
+    """What it maps (its code, too) is taken from it page by page, and read again; at worst the kernel ends it."""
     group = MEMORY_CGROUPS / f"postlane-chaos-{os.getpid()}-{name}"
-    pid = _pid(town, name)
+    heap = _heap_bytes(_pid(town, name))
     group.mkdir()
     try:
-        (group / "memory.move_charge_at_immigrate").write_text("3")  # what it has already counts
-        (group / "cgroup.procs").write_text(str(pid))
-        left = _squeeze(group)
-        yield f"{name}, {left >> 20} MB left to it"
-        if int((group / "memory.failcnt").read_text()) == 0:
-            raise RuntimeError(f"{name} never wanted more than it had")
+        (group / "memory.limit_in_bytes").write_text(str(heap))
+        town.variables(name, CHAOS_CGROUP=str(group))
+        town.kill(name)
+        yield f"{name}, {heap >> 20} MB"
+        refused = int((group / "memory.failcnt").read_text())
     finally:
+        town.variables(name)
         _dissolve(group)
     town.until_up(name)
+    if refused == 0:
+        raise RuntimeError(f"{name} never wanted more than it had")
 
 
-def _squeeze(group: Path) -> int:
-    """Lower the limit until the kernel finds nothing more to take; what it is then, in bytes."""
-    limit = int((group / "memory.usage_in_bytes").read_text())
-    try:
-        while limit > _STEP_BYTES:
-            (group / "memory.limit_in_bytes").write_text(str(limit))
-            limit -= _STEP_BYTES
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-    return limit + _STEP_BYTES
+def _heap_bytes(pid: int) -> int:
+    """What of its memory is no file's."""
+    (kilobytes,) = (
+        line.split()[1] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "RssAnon" in line
+    )
+    return int(kilobytes) << 10
 
 
 def _dissolve(group: Path) -> None:
     (group / "memory.limit_in_bytes").write_text("-1")
-    for pid in (group / "cgroup.procs").read_text().split():
-        with contextlib.suppress(ProcessLookupError):
-            (MEMORY_CGROUPS / "cgroup.procs").write_text(pid)
-    group.rmdir()
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            for pid in (group / "cgroup.procs").read_text().split():
+                (MEMORY_CGROUPS / "cgroup.procs").write_text(pid)
+            group.rmdir()
+            return
+        except OSError:  # one is ending, or beginning
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _pid(town: Town, name: str) -> int:

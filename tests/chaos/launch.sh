@@ -3,5 +3,7 @@
 . "$1"
 gid=$2
 shift 2
+[ -z "$CHAOS_CGROUP" ] || echo $$ >"$CHAOS_CGROUP/cgroup.procs"
+unset CHAOS_CGROUP
 [ "$gid" = 0 ] && exec "$@"
 exec setpriv --regid "$gid" --clear-groups "$@"

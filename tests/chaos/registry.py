@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.chaos import isolation
 from tests.chaos.town import Town
 
-MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")  # version 1: there, what a process has already can be moved with it
+MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")  # version 1
 Injected = Callable[[Town, random.Random], Iterator[str]]
 
 
