@@ -37,7 +37,7 @@ help:
 	@echo "make schemas  write schemas/ anew from the models; refuses what older records would not survive"
 	@echo "make k8s-manifests  write Strimzi's topics and users anew from the declarations in the code"
 	@echo "make k8s-test the manifests on a real cluster: give KUBECONFIG (a test cluster: it makes and deletes namespaces)"
-	@echo "make scale-test  sender processes under load, 1 to 4 to 2, and what membership costs (some minutes)"
+	@echo "make scale-test  sender processes under load, 1 to 8 to 2, and what membership costs (some minutes)"
 	@echo "make secrets  a random database password for docker compose, in ./secrets"
 	@echo "make observability  write Prometheus's rules and Grafana's dashboards anew from alerts.py, slos.yaml, dashboards.py"
 	@echo "make lock     resolve requirements/*.txt anew (needs uv)"

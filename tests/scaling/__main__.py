@@ -1,4 +1,4 @@
-"""`make scale-test`: senders under load, 1 to 4 to 2; what membership costs; what a scaler should go by.
+"""`make scale-test`: senders under load, 1 to 8 to 2; what membership costs; what a scaler should go by.
 
     python -m tests.scaling [scale] [membership] [signal] [--pods N]
 
@@ -22,7 +22,7 @@ PARTS = {"scale": scale.run, "membership": membership.run, "signal": signal_of_w
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help="which; all by default")
-    parser.add_argument("--pods", type=int, default=4, help="the most senders at a time")
+    parser.add_argument("--pods", type=int, default=8, help="the most senders at a time")
     asked = parser.parse_args()
     unknown = [part for part in asked.parts if part not in PARTS]
     if unknown:
