@@ -87,7 +87,9 @@ def _restart_all(pods: list[Pod]) -> tuple[str, float, float]:
         pod.until_ready()
         _until_all_ready(pods)
         time.sleep(QUIET_S)
-    return f"rolling restart of {len(pods)}", began, time.time()
+    until = time.time()
+    time.sleep(QUIET_S)  # what comes next begins a pause that is not of the restart
+    return f"rolling restart of {len(pods)}", began, until
 
 
 def _until_all_ready(pods: list[Pod]) -> None:
