@@ -143,24 +143,34 @@ def backlog(bootstrap: str, folder: Path, large: int = 1_000_000, small: int = 1
 
 
 def scale(bootstrap: str, folder: Path, count: int = 12_000) -> list[dict[str, Any]]:
-    """Two senders ÷ one, against a server that takes 20 ms."""
-    rates = {}
+    """Two senders ÷ one, against a server that takes 20 ms: as many connections as the cores bear, and few."""
+    name = "2 senders ÷ 1 sender against a 20 ms server"
+    rows = []
     with PracticeProcess(folder / "practice") as practice:
         practice.control.add_fault("delay", "dot", delay_s=0.02)
-        for replicas in (1, 2):
-            names = new_names()
-            asyncio.run(fill(bootstrap, names, count))
-            senders = [
-                SenderProcess(bootstrap, names, folder / names.prefix, practice.smtp_port, name=f"sender-{n}").start()
-                for n in range(replicas)
-            ]
-            try:
-                until(lambda senders=senders: all(s.delivered() > 50 for s in senders), "all are sending")  # type: ignore[misc]
-                rates[replicas] = throughput(senders, count, skip=0.3)
-            finally:
-                for sender in senders:
-                    sender.end(signal.SIGTERM)
-    return [row("2 senders ÷ 1 sender against a 20 ms server", rates[2] / rates[1], "ratio", 1.9, detail=str(rates))]
+        for connections, bar, title in ((CONNECTIONS, 1.9, name), (8, None, f"{name}, 8 connections each")):
+            rates = {n: _rate(bootstrap, folder, practice.smtp_port, n, connections, count) for n in (1, 2)}
+            rows.append(row(title, rates[2] / rates[1], "ratio", bar, detail=str(rates)))
+            count //= 2
+    return rows
+
+
+def _rate(bootstrap: str, folder: Path, port: int, replicas: int, connections: int, count: int) -> float:
+    """Mails a second that so many senders bring to the server together."""
+    names = new_names()
+    asyncio.run(fill(bootstrap, names, count))
+    senders = [
+        SenderProcess(
+            bootstrap, names, folder / names.prefix, port, name=f"sender-{n}", connections=connections
+        ).start()
+        for n in range(replicas)
+    ]
+    try:
+        until(lambda: all(s.delivered() > 50 for s in senders), "all are sending")
+        return throughput(senders, count, skip=0.3)
+    finally:
+        for sender in senders:
+            sender.end(signal.SIGTERM)
 
 
 def row(name: str, value: float, unit: str, bar: float | None, *, below: bool = False, **more: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from confluent_kafka import ConsumerGroupTopicPartitions
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.chaos.faults_processes import until_in_sync
@@ -130,8 +130,12 @@ def _unread_batch(town: Town) -> tuple[int, int, Path, int]:
     """(partition, leader, file, position within a record batch) of a batch that the senders have not read yet."""
     topic, group = town.names.dispatch("transactional"), town.names.sender_group("transactional")
     admin = AdminClient({"bootstrap.servers": town.bootstrap, "log_level": 0})
-    asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
-    committed = {tp.partition: tp.offset for tp in asked[group].result(15).topic_partitions if tp.topic == topic}
+    asking = Consumer(
+        {"bootstrap.servers": town.bootstrap, "group.id": group, "log_level": 0}
+    )  # no member
+    asked = asking.committed([TopicPartition(topic, number) for number in range(PARTITIONS)], timeout=15)
+    committed = {tp.partition: tp.offset for tp in asked}
+    asking.close()
     deadline = time.monotonic() + _BACKLOG_TIMEOUT_S
     while time.monotonic() < deadline:
         partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions

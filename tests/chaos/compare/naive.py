@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from postlane.local.practice import PracticeProcess
@@ -58,19 +58,14 @@ class NaiveConsumer:
         self._program.kill_group()
 
     def pending(self) -> int | None:
-        admin = AdminClient({"bootstrap.servers": self._bootstrap})
-        group = f"{self._topic}-mailer"
-        answer = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(10)
-        committed = {tp.partition: tp.offset for tp in answer.topic_partitions}
-        reader = Consumer({"bootstrap.servers": self._bootstrap, "group.id": "compare"})
+        partitions = [TopicPartition(self._topic, n) for n in range(_PARTITIONS)]
+        asking = Consumer({"bootstrap.servers": self._bootstrap, "group.id": f"{self._topic}-mailer"})  # it never joins
         try:
-            ends = {
-                n: reader.get_watermark_offsets(TopicPartition(self._topic, n), timeout=10)[1]
-                for n in range(_PARTITIONS)
-            }
+            ends = [asking.get_watermark_offsets(partition, timeout=10)[1] for partition in partitions]
+            committed = [tp.offset for tp in asking.committed(partitions, timeout=10)]
         finally:
-            reader.close()
-        return sum(end - max(0, committed.get(n, 0)) for n, end in ends.items())
+            asking.close()
+        return sum(end - max(0, offset) for end, offset in zip(ends, committed, strict=True))
 
     def uncertain(self) -> frozenset[str]:
         return frozenset()
