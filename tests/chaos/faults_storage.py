@@ -130,9 +130,7 @@ def _unread_batch(town: Town) -> tuple[int, int, Path, int]:
     """(partition, leader, file, position within a record batch) of a batch that the senders have not read yet."""
     topic, group = town.names.dispatch("transactional"), town.names.sender_group("transactional")
     admin = AdminClient({"bootstrap.servers": town.bootstrap, "log_level": 0})
-    asking = Consumer(
-        {"bootstrap.servers": town.bootstrap, "group.id": group, "log_level": 0}
-    )  # no member
+    asking = Consumer({"bootstrap.servers": town.bootstrap, "group.id": group, "log_level": 0})  # no member
     asked = asking.committed([TopicPartition(topic, number) for number in range(PARTITIONS)], timeout=15)
     committed = {tp.partition: tp.offset for tp in asked}
     asking.close()
