@@ -9,7 +9,7 @@ import logging
 import re
 
 from postlane.core.books import Book, History
-from postlane.core.identity import is_state_key
+from postlane.core.identity import is_state_key, state_key
 from postlane.eventlog.codec import Unreadable, decode_state
 from postlane.eventlog.ports import Committed, Member, Partition, Received
 from postlane_sender.lane import LaneState
@@ -42,18 +42,24 @@ def floor_of(text: str) -> int:
 def read_state(history: History, record: Received) -> None:
     """One record of `mail.state` into the history.
 
-    One that cannot be read and has the key of an entry is damage: it may say that a mail was tried. Any other key is
-    none that a sender ever wrote: noise, which must not shut the partition. Raises BooksDamaged.
+    One that cannot be read and has the key of an entry is damage: it may say that a mail was tried. What has no such
+    key, or that of another entry, no sender ever wrote: it must neither shut the partition nor be believed. Raises
+    BooksDamaged.
     """
     if record.value is None:
         return
+    where = f"{record.topic}[{record.partition}]@{record.offset}"
     try:
-        history.add(decode_state(record.value))
+        entry = decode_state(record.value)
     except Unreadable as error:
-        where = f"{record.topic}[{record.partition}]@{record.offset}"
         if is_state_key(record.key):
             raise BooksDamaged(f"{where} cannot be read: {error.reason}") from None
         _log.error("a record in the books that no sender wrote is passed over: %s: %s", where, error.reason)
+        return
+    if record.key != state_key(entry.delivery_id, entry.hop).encode():
+        _log.error("a record in the books that no sender wrote is passed over: %s: its key is another's", where)
+        return
+    history.add(entry)
 
 
 async def take_over(lane: LaneState, member: Member, number: int, deadline_s: float) -> Book:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import subprocess
 import time
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.chaos.faults_processes import until_in_sync
-from tests.chaos.registry import MEMORY_CGROUPS, fault
+from tests.chaos.registry import MEMORY_CGROUPS, NotFelt, fault
 from tests.chaos.town import BROKERS, Town
 
 _SYNC = "fsync,fdatasync"
@@ -21,7 +20,7 @@ _TIMEOUT_S = 10.0
 
 @contextlib.contextmanager
 def _eio(pid: int, calls: str, record: Path) -> Iterator[None]:
-    """These calls of the process fail while the block runs. Raises RuntimeError when it made none."""
+    """These calls of the process fail while the block runs. Raises NotFelt when it made none."""
     inject = ("-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO")
     command = ["strace", "-f", "-qq", "-p", str(pid), "-o", str(record), *inject]
     tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -30,9 +29,13 @@ def _eio(pid: int, calls: str, record: Path) -> Iterator[None]:
         yield
     finally:
         tracer.terminate()  # it lets go of the process, which goes on
-        tracer.wait(_TIMEOUT_S)
+        try:
+            tracer.wait(_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            tracer.kill()
+            tracer.wait(_TIMEOUT_S)
     if "(INJECTED)" not in record.read_text(errors="replace"):
-        raise RuntimeError(f"the process called none of {calls} meanwhile: nothing was injected")
+        raise NotFelt(f"the process called none of {calls} meanwhile")
 
 
 def _until_attached(pid: int, tracer: subprocess.Popen[bytes]) -> None:
@@ -62,36 +65,36 @@ def eio_on_fsync_at_a_broker(town: Town, dice: random.Random) -> Iterator[str]:
 def eio_at_the_ledger(town: Town, dice: random.Random) -> Iterator[str]:
     """each write and fsync of the ledger's database fails (EIO) for 12 s"""
     (name,) = town.of("ledger")
-    with _eio(_pid(town, name), _WRITE, town.folder / "eio-ledger"):
+    with _eio(_ready(town, name), _WRITE, town.folder / "eio-ledger"):
         yield name
 
 
-@fault(12.0, touches=("router",), needs=("namespaces", "strace"))
+@fault(0.0, touches=("router",), needs=("namespaces", "strace"))
 def eio_on_fsync_at_a_router(town: Town, dice: random.Random) -> Iterator[str]:
     """a router told to end while each fsync of its store fails (EIO), and started again"""
     name = dice.choice(town.of("router"))
-    with _eio(_pid(town, name), _SYNC, town.folder / "eio-router"):
-        town.stack.stop(name, grace_s=10)
+    with town.held_down(name):
+        with _eio(_ready(town, name), _SYNC, town.folder / "eio-router"):
+            town.stack.stop(name, grace_s=45)
         yield name
     town.until_up(name)
 
 
 @fault(12.0, touches=("sender",), needs=("namespaces", "memory cgroup"))
 def memory_pressure_at_a_sender(town: Town, dice: random.Random) -> Iterator[str]:
-    """a sender started again with four fifths of the memory that its heap had, for 12 s"""
+    """a sender left four fifths of the memory that its heap had, for 12 s: the kernel ends it, again and again"""
     yield from _pressed(town, dice.choice(town.of("sender")))
 
 
 @fault(12.0, touches=("router",), needs=("namespaces", "memory cgroup"))
 def memory_pressure_at_a_router(town: Town, dice: random.Random) -> Iterator[str]:
-    """a router started again with four fifths of the memory that its heap had, for 12 s"""
+    """a router left four fifths of the memory that its heap had, for 12 s: the kernel ends it, again and again"""
     yield from _pressed(town, dice.choice(town.of("router")))
 
 
 def _pressed(town: Town, name: str) -> Iterator[str]:
-    """What it maps is taken from it page by page and read again; then the kernel ends it, and it is started again."""
-    group = MEMORY_CGROUPS / f"postlane-chaos-{os.getpid()}-{name}"
-    limit = _heap_bytes(_pid(town, name)) * 4 // 5
+    group = MEMORY_CGROUPS / f"postlane-chaos-{town.names.prefix}{name}"  # the machine's, not the namespace's
+    limit = _heap_bytes(_ready(town, name)) * 4 // 5
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(limit))
@@ -104,7 +107,7 @@ def _pressed(town: Town, name: str) -> Iterator[str]:
         _dissolve(group)
     town.until_up(name)
     if refused == 0:
-        raise RuntimeError(f"{name} never wanted more than it had")
+        raise NotFelt(f"{name} never wanted more than it had")
 
 
 def _heap_bytes(pid: int) -> int:
@@ -130,7 +133,9 @@ def _dissolve(group: Path) -> None:
             time.sleep(0.1)
 
 
-def _pid(town: Town, name: str) -> int:
+def _ready(town: Town, name: str) -> int:
+    """The process of a service that another fault may just have ended, once it works."""
+    town.until_ready(name)
     pid = town.stack.pid(name)
     if pid is None:
         raise RuntimeError(f"{name} is not running")

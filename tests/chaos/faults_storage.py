@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.chaos.faults_processes import until_in_sync
@@ -131,9 +131,13 @@ def _unread_batch(town: Town) -> tuple[int, int, Path, int]:
     topic, group = town.names.dispatch("transactional"), town.names.sender_group("transactional")
     admin = AdminClient({"bootstrap.servers": town.bootstrap, "log_level": 0})
     asking = Consumer({"bootstrap.servers": town.bootstrap, "group.id": group, "log_level": 0})  # no member
-    asked = asking.committed([TopicPartition(topic, number) for number in range(PARTITIONS)], timeout=15)
+    try:
+        asked = asking.committed([TopicPartition(topic, number) for number in range(PARTITIONS)], timeout=15)
+    finally:
+        asking.close()
+    if errors := [tp.error for tp in asked if tp.error is not None]:
+        raise KafkaException(errors[0])
     committed = {tp.partition: tp.offset for tp in asked}
-    asking.close()
     deadline = time.monotonic() + _BACKLOG_TIMEOUT_S
     while time.monotonic() < deadline:
         partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions

@@ -17,6 +17,10 @@ MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")  # version 1
 Injected = Callable[[Town, random.Random], Iterator[str]]
 
 
+class NotFelt(RuntimeError):
+    """What the fault was to touch did not notice: a failed row where it stands alone, chance where it is mixed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`hold_s`: how long it lasts between injection and healing. `touches`: what no other fault may touch at the same

@@ -29,8 +29,11 @@ def commit(world: World, offset: int, text: str) -> None:
 
 def write(world: World, *records: Intent | Outcome) -> None:
     for record in records:
-        key = f"{record.delivery_id}#{record.hop}".encode()
-        world.cluster.write(Outgoing(STATE.topic, 0, key, encode(record)))
+        world.cluster.write(entry(record))
+
+
+def entry(record: Intent | Outcome) -> Outgoing:
+    return Outgoing(STATE.topic, 0, f"{record.delivery_id}#{record.hop}".encode(), encode(record))
 
 
 def intent_of(key: str, offset: int, *, ttl_s: float = 5, boot: str = "other", hop: int = 0) -> Intent:
@@ -165,6 +168,9 @@ def test_a_state_record_that_no_sender_wrote_is_passed_over(value: bytes) -> Non
         for key in (None, b"", b"poison", b"poison#", b"#1x"):
             world.cluster.write(Outgoing(STATE.topic, 0, key, value))
         write(world, intent_of("done", 0), outcome_of("done", 0), intent_of("tried", 1))
+        for key in (b"poison", None, entry(intent_of("done", 0)).key):  # readable, and not under the key of its own
+            world.cluster.write(Outgoing(STATE.topic, 0, key, encode(outcome_of("tried", 1))))
+            world.cluster.write(Outgoing(STATE.topic, 0, key, encode(intent_of("new", 10**12))))
         world.cluster.write(Outgoing(STATE.topic, 0, b"poison", value))
         commit(world, 0, metadata(0))
         sender = world.sender()
@@ -200,7 +206,7 @@ def test_a_dead_writers_open_transaction_is_waited_for() -> None:
         dead = await MemoryLog(world.cluster, "dead").transactor("dead")
         commit(world, 0, metadata(0))
         epoch = world.cluster.producers["dead"].epoch
-        record = Outgoing(STATE.topic, 0, b"k", encode(intent_of("a", 0)))
+        record = entry(intent_of("a", 0))
         world.cluster.write_open("dead", epoch, STATE, record)
         sender = world.sender()
         await asyncio.sleep(5)
@@ -222,7 +228,7 @@ def test_control_records_at_the_end_are_read_past() -> None:
         world.put(mail("a"))
         dead = await MemoryLog(world.cluster, "dead").transactor("dead")
         epoch = world.cluster.producers["dead"].epoch
-        world.cluster.write_open("dead", epoch, STATE, Outgoing(STATE.topic, 0, b"k", encode(intent_of("a", 0))))
+        world.cluster.write_open("dead", epoch, STATE, entry(intent_of("a", 0)))
         world.cluster.end("dead", epoch, commit=False)
         commit(world, 0, metadata(0))
         sender = world.sender()

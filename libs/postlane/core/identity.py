@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 
 MESSAGE_NAMESPACE = UUID("6f0d3f0e-2f0b-5d0a-9a53-0c8a1b6d7e11")
 _DELIVERY = re.compile(r"(?P<message>[0-9a-f-]{36})\.(?P<recipient>[0-9a-f]{16})\.(?P<generation>\d{1,6})")
-_STATE_KEY = re.compile(rb".+#\d+", re.DOTALL)
+_STATE_KEY = re.compile(rb".*#\d+", re.DOTALL)
 
 
 def message_id_from_key(tenant: str, key: str) -> str:

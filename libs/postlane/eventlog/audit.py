@@ -1,6 +1,7 @@
 """A plain client for auditors: topics followed record by record, and what groups have committed.
 
-It shares no code with the readers of the services, so that what it finds is a second opinion.
+It shares no code with the readers of the services but for the question what a group has committed (positions.py), so
+that what it finds is a second opinion.
 """
 
 from __future__ import annotations
