@@ -177,7 +177,8 @@ async def _positions(rig: Rig, prefix: str) -> dict[int, int]:
     log = KafkaLog(rig.bootstrap)
     try:
         names = TopicNames(prefix)
-        found = await log.admin.group_offsets(names.router_group)
+        partitions = [Partition(topic, n) for topic in (names.requests, *names.delays) for n in range(PARTITIONS)]
+        found = await log.admin.group_offsets(names.router_group, partitions)
         assert len(found) == PARTITIONS * (1 + len(DELAY_STEPS))
         return {p.number: c.offset for p, c in found.items() if p.topic == names.requests}
     finally:

@@ -19,7 +19,7 @@ from postlane.eventlog.kafka_config import ClientConfig
 from postlane.eventlog.ports import Committed, Partition
 from postlane.local import http_probe
 from postlane.local.kafka import KafkaCluster
-from tests.acceptance.rig import Rig
+from tests.acceptance.rig import PARTITIONS, Rig
 from tests.acceptance.test_lost_cluster import Restored, copies, ended, postlane, types
 
 pytestmark = [
@@ -37,7 +37,10 @@ def groups(rig: Rig) -> list[str]:
 
 
 def positions(rig: Rig, group: str) -> dict[Partition, Committed]:
-    return dict(asyncio.run(KafkaAdmin(ClientConfig(rig.bootstrap)).group_offsets(group)))
+    names = rig.names
+    topics = (names.requests, *names.delays) if group == names.router_group else (names.dispatch("transactional"),)
+    partitions = [Partition(topic, n) for topic in topics for n in range(PARTITIONS)]
+    return dict(asyncio.run(KafkaAdmin(ClientConfig(rig.bootstrap)).group_offsets(group, partitions)))
 
 
 def reset_to_beginning(client: AdminClient, rig: Rig, group: str) -> None:

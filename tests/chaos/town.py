@@ -27,9 +27,9 @@ from postlane.local.kafka import KafkaCluster
 from postlane.local.practice import PracticeProcess
 from postlane.local.processes import write_whole
 from postlane.local.stack import ChildSpec, Stack
+from postlane.local.supervisor import Supervisor
 from tests.acceptance.rig import configuration
 from tests.chaos import isolation
-from tests.chaos.supervisor import Supervisor
 
 BROKERS = 3
 PARTITIONS = 3
@@ -63,7 +63,7 @@ class Town:
         self.practice = PracticeProcess(folder / "practice", _PROVIDERS, ("--auth-file", str(self.auth_file)))
         self.database = folder / "books" / "ledger.db"
         self.stack = Stack(folder / "stack")
-        self.supervisor = Supervisor(self.kafka, self.stack)
+        self.supervisor = Supervisor(self.stack, self.kafka)
         body = self._configuration()
         self.config = Config.model_validate(body)
         self._config_file = folder / "postlane.yaml"

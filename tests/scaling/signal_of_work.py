@@ -57,5 +57,5 @@ async def _lag(rig: Rig) -> int:
     admin = KafkaAdmin(ClientConfig(rig.bootstrap))
     partitions = [Partition(rig.names.dispatch(LANE), n) for n in range(PARTITIONS)]
     ends = await admin.high_watermarks(partitions)
-    committed = await admin.group_offsets(rig.names.sender_group(LANE))
+    committed = await admin.group_offsets(rig.names.sender_group(LANE), partitions)
     return sum(ends[p] - (committed[p].offset if p in committed else 0) for p in partitions)

@@ -63,6 +63,10 @@ class Site(Protocol):
     @property
     def sender(self) -> str: ...
 
+    @property
+    def restarts(self) -> int:
+        """How often a service that had ended by itself was started again; 0 where the platform does that unseen."""
+
     def of(self, service: str) -> list[str]:
         """The processes of a service that may be touched, e.g. sender-1 and sender-2."""
 

@@ -124,6 +124,10 @@ class StagingSite:
         """The processes of a service that are marked as drillable."""
         return [name for name, at in self._services().items() if at.service == service]
 
+    @property
+    def restarts(self) -> int:
+        return 0
+
     def kill(self, name: str) -> None:
         """As the file says."""
         at = self._services()[name]

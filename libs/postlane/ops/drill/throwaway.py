@@ -23,6 +23,7 @@ from postlane.local.kafka import KafkaCluster
 from postlane.local.practice.process import PracticeProcess
 from postlane.local.processes import write_whole
 from postlane.local.stack import ChildSpec, Stack
+from postlane.local.supervisor import Supervisor
 from postlane.ops.drill.prometheus import Prometheus, PrometheusProcess, installed
 from postlane.ops.drill.relay import Relay
 
@@ -63,6 +64,7 @@ class ThrowawaySite:
         self._config_file = folder / "postlane.yaml"
         self._auth_file = folder / "practice-users"
         self._stack = Stack(folder / "stack", env=_clean(os.environ), tied=True)
+        self._supervisor = Supervisor(self._stack)  # as a container's restart policy does
         self._undo = contextlib.ExitStack()
         self._prepared = False
         write_whole(self._auth_file, "".join(f"{name}:first\n" for name in LISTENERS))
@@ -77,6 +79,7 @@ class ThrowawaySite:
             self.prepare()
             self._undo.callback(self._down)
             self._stack.up(lambda _: self._children(self.wanted.senders, self.wanted.routers))
+            self._supervisor.start()
             self._watch()
         except BaseException:
             self._undo.close()
@@ -104,6 +107,7 @@ class ThrowawaySite:
         self._undo.close()
 
     def _down(self) -> None:
+        self._supervisor.stop()
         for name in self._stack.names():
             if (pid := self._stack.pid(name)) is not None:
                 os.kill(pid, signal.SIGCONT)
@@ -135,11 +139,17 @@ class ThrowawaySite:
         return [name for name in self._stack.names() if name.partition("-")[0] == service]
 
     def kill(self, name: str) -> None:
+        self._supervisor.hold([name])
         with contextlib.suppress(LocalError):  # it has just ended by itself
             self._stack.kill(name)
 
     def launch(self, name: str) -> None:
         self._stack.launch(name)
+        self._supervisor.let_go([name])
+
+    @property
+    def restarts(self) -> int:
+        return self._supervisor.starts.total()
 
     def is_ready(self, name: str) -> bool:
         ready_url = self._stack.spec(name).ready_url

@@ -1,4 +1,4 @@
-"""What a cluster's supervisor does: start again what has ended, unless it is held down. It also counts."""
+"""What a platform's supervisor does: start again what has ended, unless it is held down. It also counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from postlane.local.errors import LocalError
 from postlane.local.kafka import KafkaCluster
@@ -14,15 +14,15 @@ from postlane.local.stack import Stack
 
 _POLL_S = 0.25
 _AGAIN_S = 1.0  # between two starts of the same process
-_log = logging.getLogger("chaos.supervisor")
+_log = logging.getLogger("postlane.supervisor")
 
 
 class Supervisor:
-    """Two threads, since a broker's start takes seconds: one for brokers, one for services."""
+    """Of the services of a stack and, if wanted, of brokers: a thread each, since a broker's start takes seconds."""
 
-    def __init__(self, kafka: KafkaCluster, stack: Stack) -> None:
-        self._kafka = kafka
+    def __init__(self, stack: Stack, kafka: KafkaCluster | None = None) -> None:
         self._stack = stack
+        self._kafka = kafka
         self._held: Counter[str | int] = Counter()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -30,17 +30,23 @@ class Supervisor:
         self.starts: Counter[str] = Counter()  # of what had ended, by name
 
     def start(self) -> None:
-        for target in (self._services, self._brokers):
-            thread = threading.Thread(target=target, name=target.__name__, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._run(self._services)
+        if (kafka := self._kafka) is not None:
+            self._run(lambda: self._brokers(kafka))
+
+    def _run(self, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name="postlane-supervisor", daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def stop(self) -> None:
+        """Returns when nothing is started any more."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(100)
 
     def hold(self, names: Iterable[str | int]) -> None:
+        """These services (names) and brokers (numbers) stay down until they are let go of as often."""
         with self._lock:
             self._held.update(names)
 
@@ -70,13 +76,13 @@ class Supervisor:
                     self.starts[name] += 1
                     _log.info("%s had ended with %s; started again", name, code)
 
-    def _brokers(self) -> None:
+    def _brokers(self, kafka: KafkaCluster) -> None:
         while not self._stopping.wait(_POLL_S):
-            for i in range(self._kafka.brokers):
-                if not self._free(i) or self._kafka.is_running(i):
+            for i in range(kafka.brokers):
+                if not self._free(i) or kafka.is_running(i):
                     continue
                 try:
-                    self._kafka.start_broker(i)
+                    kafka.start_broker(i)
                 except LocalError as error:
                     _log.warning("broker %d: %s", i, error)
                 else:
