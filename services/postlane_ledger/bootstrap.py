@@ -24,8 +24,9 @@ def cluster_of(environment: Environment) -> KafkaLog:
 
 
 def collect_garbage_seldom() -> None:
-    """A batch is ten thousand events and their rows, none of them in a cycle: with Python's thresholds the collector
-    walks them over and over, a quarter of the CPU of a fold (39 -> 29 µs an event)."""
+    """A batch is ten thousand events and their rows: with Python's thresholds the collector walks them over and over, a
+    quarter of the CPU of a fold (39 -> 29 µs an event). What makes cycles is the database library, some for each
+    batch: the fold takes those away itself (`GARBAGE_MAX`)."""
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
 

@@ -12,6 +12,7 @@ Steps, in this order:
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from postlane_ledger.batch import Batch, Changes, fold, prepare
 from postlane_ledger.writer import writer
 
 PRUNE_MAX_ROWS = 5_000
+GARBAGE_MAX = 20_000  # objects since the last collection: the database library leaves some in cycles for each batch
 
 
 class Overtaken(Exception):
@@ -107,6 +109,8 @@ class Fold:
             changes = self._transaction(batch, expected)
         except DatabaseRefused as refusal:
             return self._around(batch, expected, refusal)
+        if gc.get_count()[0] > GARBAGE_MAX:
+            gc.collect(1)
         following = {p: following for p, (_, following) in batch.spans.items()}
         return Folded(following, changes.types, len(changes.unreadable))
 

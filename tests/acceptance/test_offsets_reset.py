@@ -28,7 +28,7 @@ pytestmark = [
 ]
 COUNT = 40
 WAIT_S = 150.0
-SHUT = ("not a router's", "no committed position", "not ours", "offsets were lost")
+SHUT = ("not a router's", "no committed position", "not ours", "has no position for")
 Mistake = Callable[[AdminClient, Rig, str], None]
 
 

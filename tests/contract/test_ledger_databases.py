@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,24 @@ def test_any_split_into_batches_gives_the_fold_of_the_log(engine: Engine, seed: 
     records, dice = corpus(seed, mails=40), random.Random(seed)
     Reader(engine, records).run(lambda: dice.choice((1, 2, 7, 40, 200)))
     assert_is_fold_of(engine, records)
+
+
+@pytest.mark.parametrize(("most", "left"), [(500, 3_000), (10**9, None)], ids=["collected", "control"])
+def test_small_batches_leave_no_garbage_behind(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, most: int, left: int | None
+) -> None:
+    """The database library leaves cycles for each batch; the process's thresholds let 120 MB of them come together."""
+    monkeypatch.setattr("postlane_ledger.fold.GARBAGE_MAX", most)
+    reader = Reader(engine, corpus(3, mails=200))
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(10**8, 20, 100)
+    try:
+        reader.run(lambda: 2)
+        made = gc.get_count()[0]
+    finally:
+        gc.set_threshold(*thresholds)
+    assert made < left if left is not None else made > 3_000
 
 
 class Boom(Exception):

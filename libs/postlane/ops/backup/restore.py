@@ -111,7 +111,9 @@ class Restorer:
         except Refused:
             if begun is None or finished is None or not self._is_same(begun, topics):
                 raise
-            made.done = finished  # not empty, because this very backup was put there
+            # Not empty, because this very backup was put there: the plan of that time, when less was due.
+            made = make_plan(self._archive, topics, Manner(begun.manner), begun.at)
+            made.done = finished
         return made
 
     async def run(self, made: Plan) -> dict[str, Any]:
