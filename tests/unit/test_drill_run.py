@@ -25,6 +25,7 @@ class Site:
     database_url = prometheus = None
     abilities = frozenset({"witness"})
     recipients_domain, sender = "example.com", "a@example.org"
+    restarts = 0
 
 
 class Following:
