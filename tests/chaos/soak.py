@@ -23,6 +23,7 @@ SAMPLE_EVERY_S = 5.0
 SETTLED_AFTER_S = 60.0  # of a life; before that a process is still filling its caches
 GROWTH_MAX = 1.25
 SLACK = {"rss_mb": 24.0, "fds": 24.0, "threads": 6.0}
+TOPICS_SLACK_MB_PER_MIN = 1.0
 CACHES_MB = {"ledger": CACHE_KIB / 1024}  # that fill for longer than a life here lasts: SQLite's pages
 _MEASURES = ("rss_mb", "fds", "threads")
 
@@ -105,7 +106,21 @@ def verdict(sampler: Sampler) -> list[dict[str, Any]]:
             flat = last <= first * GROWTH_MAX or last - first <= slack
             row = {"service": service, "measure": measure, "first": first, "last": last, "flat": flat}
             rows.append({**row, "samples": len(ordered), "most": max(getattr(s, measure) for s in ordered)})
-    return rows
+    return [*rows, *_growth(sampler.topics_mb)]
+
+
+def _growth(topics_mb: list[tuple[float, float]]) -> list[dict[str, Any]]:
+    """Topics keep what is published until retention, which no run outlasts: it is their growth that must be flat. By
+    the largest size of each half, since a broker that lost its disk copies it all again."""
+    half = len(topics_mb) // 2
+    if half < 6:
+        return []
+    minutes = (topics_mb[-1][0] - topics_mb[0][0]) / 2 / 60
+    middle, end = max(mb for _, mb in topics_mb[:half]), max(mb for _, mb in topics_mb)
+    first, last = (middle - topics_mb[0][1]) / minutes, (end - middle) / minutes
+    flat = last <= first * GROWTH_MAX + TOPICS_SLACK_MB_PER_MIN
+    row = {"service": "topics", "measure": "mb_per_min", "first": round(first, 1), "last": round(last, 1), "flat": flat}
+    return [{**row, "samples": len(topics_mb), "most": end}]
 
 
 def table(rows: list[dict[str, Any]]) -> str:

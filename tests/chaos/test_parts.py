@@ -39,6 +39,14 @@ def test_growth_is_not_flat_and_noise_is() -> None:
     assert flat(verdict, "sender", "fds") is True
 
 
+def test_topics_may_grow_and_not_faster_and_faster() -> None:
+    steady, faster = [(5.0 * i, 0.3 * i) for i in range(40)], [(5.0 * i, 0.02 * i * i) for i in range(40)]
+    steady[20:] = [(at, mb - 6.0) for at, mb in steady[20:]]  # a broker lost its disk
+    for topics_mb, expected in ((steady, True), (faster, False)):
+        (row,) = soak.verdict(SimpleNamespace(samples=[], topics_mb=topics_mb))  # type: ignore[arg-type]
+        assert row["flat"] is expected
+
+
 def test_young_processes_say_nothing_of_growth() -> None:
     verdict = soak.verdict(sampler(("sender-1", [50.0, 100.0] * 20, 5.0), ("router-1", [100.0] * 4, 300)))
     assert [row["service"] for row in verdict] == ["router"]
