@@ -234,8 +234,9 @@ def test_again_is_nothing_and_another_one_is_refused(tmp_path: Path) -> None:
         new = Installation(cluster_id="two", made=False)
         await new.restore(archive, at=RESTORED_AT)
         before = contents(new)
-        made = await new.restore(archive, at=RESTORED_AT)
+        made = await new.restore(archive, at=RESTORED_AT + timedelta(days=1))
         assert made.done is not None
+        assert made.at == RESTORED_AT  # the plan of that time: what was not due then is due now
         assert contents(new) == before
         first = archive_of(directory(tmp_path), to=NOW - timedelta(minutes=1))
         with pytest.raises(Refused, match="not empty"):
