@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postlane.core.addresses import (
@@ -214,6 +214,7 @@ def test_any_quoted_local_part_survives(content: str) -> None:
 
 
 @given(st.text(st.characters(categories=["Ll", "Lo", "Nd"], max_codepoint=0x2FFFF), min_size=1, max_size=12))
+@example("\uab70\u13f8\u13a0")  # Cherokee, small and capital
 def test_domains_agree_with_idna_2008(label: str) -> None:
     idna = pytest.importorskip("idna")
     try:

@@ -225,10 +225,18 @@ def _label(label: str, text: str) -> str:
     return encoded
 
 
+_KEPT = {"\u00df": "\u00df", "\u1e9e": "\u00df", "\u03c2": "\u03c2"}  # RFC 5892, 2.6; the capital of the first
+
+
 def _map_label(label: str) -> str:
-    # Lower case one character at a time: str.lower() knows the final sigma, which IDNA takes for another letter.
-    lower = "".join(char.lower() for char in unicodedata.normalize("NFKC", "".join(c.lower() for c in label)))
-    return unicodedata.normalize("NFC", lower)
+    return unicodedata.normalize("NFC", "".join(map(_fold, label)))
+
+
+def _fold(char: str) -> str:
+    """NFKC and case folding, but for the letters that folding gives up and IDNA 2008 keeps: ß and final sigma."""
+    if char in _KEPT:
+        return _KEPT[char]
+    return unicodedata.normalize("NFKC", char.casefold()).casefold()
 
 
 def _refuse_invisible(local: str, text: str) -> None:
