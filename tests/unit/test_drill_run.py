@@ -91,6 +91,7 @@ def _scenario(undone: list[str], needs: str = "witness") -> Scenario:
     def play(scene: Scene) -> Iterator[str]:
         try:
             yield "injected"
+            scene.site.restarts = 2  # type: ignore[misc]
         finally:
             undone.append("undone")
 
@@ -111,6 +112,7 @@ def test_a_drill_in_which_everything_is_kept_is_passed() -> None:
     assert (result.verdict, result.broken, result.unmet) == ("passed", [], [])
     assert result.rto_s is not None
     assert undone == ["undone"]
+    assert result.figures["restarts"] == 2
 
 
 def test_what_the_site_does_not_allow_is_not_played() -> None:

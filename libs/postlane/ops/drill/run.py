@@ -127,6 +127,8 @@ class Drill:
             scenario.after(scene)
         self._broken += check(scene.follower.account, accepted, FINAL)
         self._broken += self._ledger(scene)
+        if scene.site.restarts:
+            scene.figures["restarts"] = scene.site.restarts
         result.figures = scene.figures
 
     def _warm_up(self, scene: Scene) -> None:
@@ -142,8 +144,6 @@ class Drill:
 
     def _break(self, scenario: Scenario, scene: Scene, result: Result) -> None:
         hold_s = self.pace.hold_s if self.pace.hold_s is not None else scenario.hold_s * self.pace.hold_factor
-        if scene.site.restarts:
-            scene.figures["restarts"] = scene.site.restarts
         scene.figures["load_average"] = round(os.getloadavg()[0], 1)  # times are to be read beside it
         scene.hold_s, scene.began = hold_s, time.time()
         with scenario.play(scene) as detail:
