@@ -104,16 +104,17 @@ class Restorer:
         if begun is not None and resumed:
             self._check_same(begun, topics, manner)
             at = begun.at
-        made = make_plan(self._archive, topics, manner, at)
-        made.resumed = resumed
+        missing: list[str] = []
+        done = None
         try:
-            made.missing = await check_topics(self._admin, self._names, self._archive, topics, resumed)
+            missing = await check_topics(self._admin, self._names, self._archive, topics, resumed)
         except Refused:
             if begun is None or finished is None or not self._is_same(begun, topics):
                 raise
             # Not empty, because this very backup was put there: the plan of that time, when less was due.
-            made = make_plan(self._archive, topics, Manner(begun.manner), begun.at)
-            made.done = finished
+            done, manner, at = finished, Manner(begun.manner), begun.at
+        made = make_plan(self._archive, topics, manner, at)  # reads all that is pending
+        made.resumed, made.missing, made.done = resumed, missing, done
         return made
 
     async def run(self, made: Plan) -> dict[str, Any]:
