@@ -48,18 +48,25 @@ def read_state(history: History, record: Received) -> None:
     """
     if record.value is None:
         return
-    where = f"{record.topic}[{record.partition}]@{record.offset}"
     try:
         entry = decode_state(record.value)
     except Unreadable as error:
         if is_state_key(record.key):
-            raise BooksDamaged(f"{where} cannot be read: {error.reason}") from None
-        _log.error("a record in the books that no sender wrote is passed over: %s: %s", where, error.reason)
+            raise BooksDamaged(f"{_where(record)} cannot be read: {error.reason}") from None
+        _pass_over(record, error.reason)
         return
     if record.key != state_key(entry.delivery_id, entry.hop).encode():
-        _log.error("a record in the books that no sender wrote is passed over: %s: its key is another's", where)
+        _pass_over(record, "its key is another's")
         return
     history.add(entry)
+
+
+def _pass_over(record: Received, why: str) -> None:
+    _log.error("a record in the books that no sender wrote is passed over: %s: %s", _where(record), why)
+
+
+def _where(record: Received) -> str:
+    return f"{record.topic}[{record.partition}]@{record.offset}"
 
 
 async def take_over(lane: LaneState, member: Member, number: int, deadline_s: float) -> Book:
