@@ -100,7 +100,7 @@ def read_config(path: Path | None) -> Config:
     """postlane.yaml, or the defaults where there is none. Raises ConfigurationError with the place of each mistake."""
     if path is None:
         return Config()
-    body = _load(path)
+    body = load_yaml(path)
     if not isinstance(body, dict):
         raise ConfigurationError(f"{path}: a mapping with lanes and providers is expected")
     try:
@@ -115,8 +115,9 @@ def read_config(path: Path | None) -> Config:
         raise ConfigurationError(f"{path}: " + "; ".join(lines)) from None
 
 
-def _load(path: Path) -> object:
-    """The document of a file. What is wrong is told by its place, never by what stands there: it may be a secret."""
+def load_yaml(path: Path) -> object:
+    """The document of a YAML file. Raises ConfigurationError, which tells what is wrong by its place and never by what
+    stands there: it may be a secret."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -19,7 +19,7 @@ import click
 from postlane.local.errors import LocalError
 from postlane.local.kafka import KafkaCluster
 from postlane.local.practice import PracticeControl
-from postlane.local.services import PRACTICE, StackPlan, children, database_url, inherited, user_config
+from postlane.local.services import PRACTICE, StackPlan, children, database_url, gateway_of, inherited, user_config
 from postlane.local.stack import Stack
 
 _DATA_DIR = "./.postlane"
@@ -141,11 +141,14 @@ def up(
             {"name": n, "pid": stack.pid(n), "url": stack.url(n), "log": str(stack.log_path(n))} for n in stack.names()
         ],
         "practice": _practice(stack),
+        "gateway": _gateway(stack),
         "database_url": None if env.get("POSTLANE_DATABASE_URL") else database_url(data_dir),
         "seconds": round(time.monotonic() - began, 2),
     }
     rows = [f"{'kafka':12} {kafka.bootstrap_servers}"]
     rows += [f"{name:12} {stack.url(name) or ''}" for name in stack.names()]
+    if (api := _gateway(stack)) is not None:
+        rows.append(f"{'HTTP API':12} {api['url']}/v1/mails (Authorization: Bearer, key in {api['key_file']})")
     _print(document, as_json, "\n".join(rows))
     click.echo(f"Ready after {document['seconds']} s; logs are in {stack.data_dir / 'logs'}", err=True)
     if not detach:
@@ -173,6 +176,11 @@ def _practice(stack: Stack) -> dict[str, object] | None:
         return None
     smtp = PracticeControl(url).health()["smtp"]
     return {"control": url, "smtp": {name: f"{of['host']}:{of['port']}" for name, of in smtp.items()}}
+
+
+def _gateway(stack: Stack) -> dict[str, str] | None:
+    found = (gateway_of(stack.spec(name)) for name in stack.names())
+    return next(({"url": url, "key_file": str(key)} for url, key in filter(None, found)), None)
 
 
 def _stay(stack: Stack, stopping: threading.Event) -> None:

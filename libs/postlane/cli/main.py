@@ -34,6 +34,7 @@ _COMMANDS = {
     "pause": _Home("postlane.cli.control", "pause", "Hold back a lane, tenant, campaign or provider."),
     "resume": _Home("postlane.cli.control", "resume", "Let a lane, tenant, campaign or provider go on."),
     "cancel": _Home("postlane.cli.control", "cancel", "Call off a mail or a campaign."),
+    "gateway": _Home("postlane.cli.gateway", "gateway", "Keys for callers of the HTTP API."),
     "doctor": _Home("postlane.cli.doctor", "doctor", "The effective configuration, and every check."),
     "backup": _Home("postlane.cli.backup", "backup", "Copy what cannot be made again."),
     "restore": _Home("postlane.cli.backup", "restore", "Put a backup back."),

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from postlane.core.api_keys import KEY_BYTES, digest, new_key
 from postlane.local import ports, processes
 from postlane.local.errors import LocalError
 from postlane.local.practice import process as practice_process
 from postlane.local.stack import ChildSpec
 
 PRACTICE = "practice"
+GATEWAY = "gateway"
+_LISTEN, _KEYS_FILE = "POSTLANE_GATEWAY_LISTEN", "POSTLANE_GATEWAY_KEYS_FILE"
 PROVIDERS = ("primary", "backup")
 # Beside the router, senders and ledger that every stack has; each is started when it is there to be started.
-OPTIONAL = {"producer": (), "health": ("faust",)}
+OPTIONAL = {"producer": ("aiohttp",), "health": ("faust",)}
 _PRACTICE_TIER, _SERVICE_TIER = 0, 1
 # The broker is ours and speaks plaintext: what the user has set for another cluster must not reach it.
 _FOREIGN_KAFKA = ("POSTLANE_KAFKA_SASL_", "POSTLANE_KAFKA_SSL_", "POSTLANE_KAFKA_SECURITY_")
@@ -69,7 +73,8 @@ def children(plan: StackPlan, bootstrap: str, env: Mapping[str, str]) -> list[Ch
     if not env.get("POSTLANE_DATABASE_URL"):
         shared["POSTLANE_DATABASE_URL"] = database_url(data)
     for service, name in _instances(plan):
-        specs.append(_service(service, name, data, kept.of(name), shared))
+        own = _gateway(data, kept.of(GATEWAY)) if service == "producer" else {}
+        specs.append(_service(service, name, data, kept.of(name), {**shared, **own}))
     kept.write()
     return specs
 
@@ -133,6 +138,23 @@ def _service(service: str, name: str, data: Path, port: int, shared: Mapping[str
     }
     command = (sys.executable, "-m", f"postlane_{service}")
     return ChildSpec(name, command, {**shared, **own}, f"{url}/readyz", url, _SERVICE_TIER)
+
+
+def gateway_of(spec: ChildSpec) -> tuple[str, Path] | None:
+    """(URL of the HTTP API, file with a key for it) of the child that offers it."""
+    listen = spec.env.get(_LISTEN)
+    return None if listen is None else (f"http://{listen}", Path(spec.env[_KEYS_FILE]).with_name("gateway.key"))
+
+
+def _gateway(data: Path, port: int) -> dict[str, str]:
+    """What the gateway is told. A key for the person at this machine is made once, in a file that is theirs alone."""
+    keys, key_file = data / "gateway-keys.yaml", data / "gateway.key"
+    if not (keys.exists() and key_file.exists()):
+        key = new_key(os.urandom(KEY_BYTES))
+        processes.write_whole(key_file, key + "\n", mode=0o600)
+        entry = f"{{name: local, sha256: {digest(key)}, may: [publish, bounces]}}"
+        processes.write_whole(keys, f"keys:\n  - {entry}\n", mode=0o600)
+    return {_LISTEN: f"{ports.HOST}:{port}", _KEYS_FILE: str(keys)}
 
 
 class _Ports:

@@ -1,0 +1,59 @@
+"""What the gateway is told by its variables, read once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from postlane.config import ConfigurationError
+
+LISTEN = "127.0.0.1:8080"
+_PLACE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
+
+
+class Place(NamedTuple):
+    """An address to listen at; port 0 is any free one."""
+
+    host: str
+    port: int
+
+
+class GatewaySettings(BaseModel):
+    """Where the API listens, who may use it, and with which certificate (both files, or neither: plain HTTP)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    listen: Place
+    keys_file: Path
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+
+def read_settings(env: Mapping[str, str]) -> GatewaySettings:
+    """The POSTLANE_GATEWAY_* variables. Raises ConfigurationError."""
+    keys_file = env.get("POSTLANE_GATEWAY_KEYS_FILE", "")
+    if not keys_file:
+        raise ConfigurationError(
+            "POSTLANE_GATEWAY_KEYS_FILE: name the file of API keys; `postlane gateway new-key NAME` makes one"
+        )
+    certificate, key = (env.get(f"POSTLANE_GATEWAY_TLS_{name}", "") for name in ("CERT", "KEY"))
+    if bool(certificate) != bool(key):
+        raise ConfigurationError("POSTLANE_GATEWAY_TLS_CERT and POSTLANE_GATEWAY_TLS_KEY: give both, or neither")
+    return GatewaySettings(
+        listen=place_of("POSTLANE_GATEWAY_LISTEN", env.get("POSTLANE_GATEWAY_LISTEN") or LISTEN),
+        keys_file=Path(keys_file),
+        tls_cert=Path(certificate) if certificate else None,
+        tls_key=Path(key) if key else None,
+    )
+
+
+def place_of(name: str, text: str) -> Place:
+    """`host:port` or `[IPv6]:port`, as variable `name` has it. Raises ConfigurationError."""
+    found = _PLACE.fullmatch(text)
+    if found is None or int(found["port"]) > 65535:
+        raise ConfigurationError(f"{name}: {text[:100]!r} is no place to listen at; write host:port, e.g. {LISTEN}")
+    return Place(found["host"].strip("[]"), int(found["port"]))

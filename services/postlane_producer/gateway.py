@@ -1,0 +1,135 @@
+"""The gateway process: the API's server, its publisher, its key file.
+
+The server listens once Kafka answered, so that a caller is never told to wait by a process that cannot say for what.
+A stop takes no new connection, and answers every request that was begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+
+from aiohttp import web
+
+from postlane.config import ConfigurationError
+from postlane.errors import PublishError
+from postlane.eventlog.errors import Retriable
+from postlane.publisher import AsyncPublisher
+from postlane_producer.api import Api
+from postlane_producer.config import GatewaySettings
+from postlane_producer.keys import KeyRing
+
+CONNECTIONS_MAX = 1_000
+IDLE_S = 20.0  # a connection on which no whole request head comes
+LOOK_EVERY_S = 1.0  # at the key file, and for brokers that were lost
+STOP_TIMEOUT_S = 32.0  # longer than a publish may take
+CLOSE_TIMEOUT_S = 5.0
+HEADERS_MAX_BYTES = 16_384
+
+log = logging.getLogger("postlane.producer")
+
+
+class Gateway:
+    """A gateway process (postlane.service.Service)."""
+
+    def __init__(self, settings: GatewaySettings, api: Api, keys: KeyRing, publisher: AsyncPublisher) -> None:
+        """Raises ConfigurationError when the certificate cannot be used."""
+        self._settings = settings
+        self._api = api
+        self._keys = keys
+        self._publisher = publisher
+        self._tls = _tls_of(settings)
+        self._server: asyncio.Server | None = None
+        self._runner: web.AppRunner | None = None
+        self._stopping = asyncio.Event()
+        self.port = 0
+
+    async def start(self) -> None:
+        """Reach Kafka, then listen. Raises Retriable, ConfigurationError."""
+        try:
+            await self._publisher.connect()
+        except PublishError as error:
+            raise Retriable(str(error)) from None
+        self._runner = web.AppRunner(
+            self._api.application(),
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=IDLE_S,
+            max_field_size=HEADERS_MAX_BYTES,
+            max_line_size=HEADERS_MAX_BYTES,
+            shutdown_timeout=CLOSE_TIMEOUT_S,
+        )
+        await self._runner.setup()
+        host, port = self._settings.listen
+        try:
+            self._server = await asyncio.get_running_loop().create_server(self._protocol, host, port, ssl=self._tls)
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigurationError(
+                f"POSTLANE_GATEWAY_LISTEN: cannot listen on {host}:{port}: {error.strerror or error}; give another port"
+            ) from None
+        self.port = self._server.sockets[0].getsockname()[1]
+        log.info("the API listens", extra={"api": f"{host}:{self.port}", "tls": self._tls is not None})
+
+    async def run(self) -> None:
+        """Look after keys and brokers until `stop`."""
+        while not self._stopping.is_set():
+            try:
+                await asyncio.wait_for(self._stopping.wait(), LOOK_EVERY_S)
+            except TimeoutError:
+                await asyncio.to_thread(self._keys.refresh)
+                await self._look()
+
+    async def stop(self) -> None:
+        """No new connections; what was begun is answered; what was handed over is acknowledged or failed."""
+        self._stopping.set()
+        if self._server is not None:
+            self._server.close()
+        if self._runner is not None:
+            await self._api.drain(STOP_TIMEOUT_S)  # a server that is told to shut down reads no more of a body
+            await self._runner.cleanup()
+        try:
+            await self._publisher.close(CLOSE_TIMEOUT_S)
+        except PublishError as error:
+            log.warning("closed before all was acknowledged", extra={"reason": str(error)})
+
+    def not_ready(self) -> str | None:
+        """Why nothing can be published."""
+        return self._api.trouble
+
+    async def _look(self) -> None:
+        """Whether a broker answers; asks only where all of them were lost."""
+        try:
+            await self._publisher.connect()
+        except PublishError as error:
+            self._api.trouble = str(error)
+        else:
+            self._api.trouble = None
+
+    def _protocol(self) -> asyncio.BaseProtocol:
+        assert self._runner is not None
+        server = self._runner.server
+        if server is None or len(server.connections) >= CONNECTIONS_MAX:
+            return _Full()
+        return server()
+
+
+class _Full(asyncio.Protocol):
+    """One connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _tls_of(settings: GatewaySettings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"POSTLANE_GATEWAY_TLS_CERT, _KEY: {settings.tls_cert} and {settings.tls_key} cannot be used: {error}"
+        ) from None
+    return context
