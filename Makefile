@@ -38,7 +38,7 @@ help:
 	@echo "make k8s-manifests  write Strimzi's topics and users anew from the declarations in the code"
 	@echo "make k8s-test the manifests on a real cluster: give KUBECONFIG (a test cluster: it makes and deletes namespaces)"
 	@echo "make scale-test  sender processes under load, 1 to 8 to 2, and what membership costs (some minutes)"
-	@echo "make secrets  a random database password for docker compose, in ./secrets"
+	@echo "make secrets  a random database password and an API key for docker compose, in ./secrets"
 	@echo "make observability  write Prometheus's rules and Grafana's dashboards anew from alerts.py, slos.yaml, dashboards.py"
 	@echo "make lock     resolve requirements/*.txt anew (needs uv)"
 	@echo "make clean    remove .venv and caches"
@@ -58,13 +58,20 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@touch $@
 
 # For docker compose on a developer's machine: readable files, since the container's user is another one.
-secrets: secrets/database-url
+secrets: secrets/database-url secrets/gateway-keys.yaml
 
 secrets/database-url:
 	@mkdir -p secrets
 	@$(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24), end="")' > secrets/database-password
 	@printf 'postgresql+psycopg://postlane:%s@postgres:5432/postlane' "$$(cat secrets/database-password)" > $@
 	@echo "secrets: wrote secrets/database-password and secrets/database-url (not under version control)"
+
+# As `postlane gateway new-key` would, which is not installed yet where only containers are used.
+secrets/gateway-keys.yaml:
+	@mkdir -p secrets
+	@$(PYTHON) -c 'import secrets; print("plk_" + secrets.token_urlsafe(32), end="")' > secrets/gateway-key
+	@$(PYTHON) -c 'import hashlib; key = open("secrets/gateway-key", "rb").read(); print("keys:\n  - {name: local, sha256: %s, may: [publish, bounces]}" % hashlib.sha256(key).hexdigest())' > $@
+	@echo "secrets: wrote secrets/gateway-key (for callers of the HTTP API) and $@"
 
 demo: setup
 	$(BIN)/python -m demo $(ARGS)

@@ -198,6 +198,14 @@ SERVICES = (
         "No instance of it answers, or this one is known to Prometheus and does not.",
     ),
     Alert(
+        "PublishFailing",
+        'sum(increase(postlane_producer_refused_total{reason=~"unavailable|unknown|refused|busy|failed"}[5m])) > 10',
+        "1m",
+        "page",
+        "callers of the gateway are told to come again: {{ $value | humanize }} times within 5 minutes",
+        "What they were to publish is not accepted, or nobody knows; it is safe to send it again with the same key.",
+    ),
+    Alert(
         "ServiceNotReady",
         "postlane_ready == 0",
         "5m",

@@ -256,8 +256,31 @@ SENDING = Board(
 
 SERVICES = Board(
     "postlane-services",
-    "Postlane: router, ledger, Kafka, processes",
+    "Postlane: gateway, router, ledger, Kafka, processes",
     (
+        (
+            "Gateway",
+            (
+                Panel(
+                    "Accepted",
+                    ((f"sum by (way) (rate(postlane_producer_accepted_total[{_RATE}]))", "{{way}}"),),
+                    "ops",
+                ),
+                Panel(
+                    "Refused",
+                    ((f"sum by (reason) (rate(postlane_producer_refused_total[{_RATE}]))", "{{reason}}"),),
+                    "ops",
+                ),
+                Panel(
+                    "Time to acknowledge",
+                    (
+                        (_quantile(0.5, "postlane_producer_publish_seconds", "job"), "p50"),
+                        (_quantile(0.99, "postlane_producer_publish_seconds", "job"), "p99"),
+                    ),
+                    "s",
+                ),
+            ),
+        ),
         (
             "Router",
             (

@@ -80,9 +80,10 @@ class Api:
         self._clock = clock
         self._room = Room()
         self._document = orjson.dumps(document(), option=orjson.OPT_INDENT_2)
+        metrics.expect(WAY, problems.OURS)
         self.trouble: str | None = None  # why nothing can be published, as the last try said
         self._under_way = 0
-        self._closing = asyncio.Event()
+        self.closing = asyncio.Event()  # from now on each connection ends with its answer
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -96,8 +97,7 @@ class Api:
         return made
 
     async def drain(self, timeout_s: float) -> None:
-        """Answer what has begun, and let each connection end with its answer."""
-        self._closing.set()
+        """Wait for the answers to what has begun."""
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
@@ -200,7 +200,7 @@ class Api:
         self._idle.clear()
         try:
             answer = await self._guarded(request, handler)
-            if self._closing.is_set():
+            if self.closing.is_set():
                 answer.force_close()
             return answer
         finally:

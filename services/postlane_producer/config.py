@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from postlane.config import ConfigurationError
 
 LISTEN = "127.0.0.1:8080"
+LINGER_MAX_S = 8  # with the longest drain it fits a stop
 _PLACE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 
@@ -23,7 +24,10 @@ class Place(NamedTuple):
 
 
 class GatewaySettings(BaseModel):
-    """Where the API listens, who may use it, and with which certificate (both files, or neither: plain HTTP)."""
+    """Where the API listens, who may use it, and with which certificate (both files, or neither: plain HTTP).
+
+    `linger_s`: how long a stop goes on taking connections, while load balancers hear of it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,6 +35,7 @@ class GatewaySettings(BaseModel):
     keys_file: Path
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    linger_s: float = 0.0
 
 
 def read_settings(env: Mapping[str, str]) -> GatewaySettings:
@@ -48,7 +53,16 @@ def read_settings(env: Mapping[str, str]) -> GatewaySettings:
         keys_file=Path(keys_file),
         tls_cert=Path(certificate) if certificate else None,
         tls_key=Path(key) if key else None,
+        linger_s=_linger(env.get("POSTLANE_GATEWAY_LINGER_S") or "0"),
     )
+
+
+def _linger(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,2}", text) or int(text) > LINGER_MAX_S:
+        raise ConfigurationError(
+            f"POSTLANE_GATEWAY_LINGER_S: {text[:20]!r}: give whole seconds, at most {LINGER_MAX_S}"
+        )
+    return float(text)
 
 
 def place_of(name: str, text: str) -> Place:

@@ -82,8 +82,12 @@ class Gateway:
                 await self._look()
 
     async def stop(self) -> None:
-        """No new connections; what was begun is answered; what was handed over is acknowledged or failed."""
+        """No new connections (but for `linger_s`); what was begun is answered; what was handed over is acknowledged or
+        failed."""
         self._stopping.set()
+        self._api.closing.set()
+        if self._server is not None:
+            await asyncio.sleep(self._settings.linger_s)
         if self._server is not None:
             self._server.close()
         if self._runner is not None:

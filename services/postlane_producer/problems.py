@@ -10,6 +10,7 @@ from postlane.errors import BrokerUnavailable, InvalidMail, MailTooLarge, Publis
 
 URN = "urn:postlane:problem:"
 RETRY_AFTER_S = 5
+OURS = ("unavailable", "unknown", "refused", "busy", "failed")  # no mistake of the caller's: these wake somebody
 
 
 class Problem(Exception):

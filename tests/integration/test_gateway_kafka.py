@@ -21,6 +21,7 @@ import orjson
 import pytest
 import trustme
 from tests.integration.test_publish_kafka import Installation
+from tests.observability.names import used
 from tests.observability.otlp import Receiver
 
 from postlane.core.events import MailRequested
@@ -283,6 +284,9 @@ def test_what_was_done_is_counted(gateway: Gateway) -> None:
     assert 'postlane_producer_accepted_total{way="http"}' in text
     assert 'postlane_producer_refused_total{reason="unknown-key",way="http"}' in text
     assert 'postlane_ready{service="producer"} 1.0' in text
+    named = {name for name in used() if name.startswith("postlane_producer_")}
+    assert named
+    assert {name for name in named if f"\n{name}" not in text} == set()
 
 
 def test_the_document_describes_what_is_taken(gateway: Gateway) -> None:

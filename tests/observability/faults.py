@@ -43,6 +43,9 @@ def healthy(minutes: int = MINUTES) -> dict[str, str]:
     series["postlane_router_fenced_total"] = stays(0, minutes)
     series['postlane_router_dead_letters_total{reason="undecodable"}'] = stays(0, minutes)
     series["postlane_ledger_behind_seconds"] = stays(2, minutes)
+    series['postlane_producer_refused_total{reason="unavailable",way="http"}'] = stays(0, minutes)
+    # Callers' own mistakes wake nobody.
+    series['postlane_producer_refused_total{reason="invalid-mail",way="http"}'] = grows(60, minutes)
     series['postlane_backup_last_success_timestamp_seconds{prefix=""}'] = stays(0, minutes)
     for instance in ("sender-1:9102", "sender-2:9102"):
         for lane in _LANES:
@@ -193,6 +196,7 @@ FAULTS: tuple[Fault, ...] = (
         at=25,
     ),
     Fault("ServiceDown", {}, {"job": "postlane-ledger"}, gone=('up{job="postlane-ledger"}',), says="none is known"),
+    Fault("PublishFailing", {'postlane_producer_refused_total{reason="unavailable"}': _begins(0, 30)}, at=30),
     Fault("ServiceNotReady", {'postlane_ready{service="router"}': _later(1, 0)}, {"service": "router"}, at=30),
     Fault(
         "ServiceRestarting",

@@ -39,7 +39,7 @@ def test_no_dashboard_is_left_over() -> None:
 def exposed(tmp_path: Path) -> set[str]:
     """What the services' registries expose, without Kafka: what is asked for at the start, as `service.run` does."""
     names = set(FOREIGN)
-    for service in ("router", "sender", "ledger"):
+    for service in ("router", "sender", "ledger", "producer"):
         metrics = Metrics(service)
         metrics.watch(lambda: None, tmp_path)
         assert metrics.kafka
@@ -111,6 +111,7 @@ def test_prometheus_scrapes_every_service_at_its_port() -> None:
     jobs = prometheus()["scrape_configs"]
     ports = {job["job_name"]: job["dns_sd_configs"][0]["port"] for job in jobs}
     assert ports.pop("node") == 9100
+    assert ports.pop("postlane-gateway") == PORTS["producer"]
     assert ports == {f"postlane-{name}": PORTS[name] for name in ("router", "sender", "ledger", "health")}
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
     for job in jobs:
@@ -180,7 +181,7 @@ def test_in_kubernetes_the_jobs_have_the_same_names() -> None:
     for path in (ROOT / "k8s" / "base").rglob("*.yaml"):
         apps |= set(re.findall(r"app.kubernetes.io/name: ([a-z-]+)", path.read_text("utf-8")))
     made = {match.expand(r"postlane-\1") for app in apps if (match := re.fullmatch(rename["regex"], app))}
-    assert made == {f"postlane-{name}" for name in ("router", "sender", "ledger", "health")}
+    assert made == {f"postlane-{name}" for name in ("router", "sender", "ledger", "health", "gateway")}
 
 
 def run(command: list[str]) -> str:

@@ -17,10 +17,11 @@ from postlane.core.policy import Config
 from postlane.local.broker_config import OFFSETS_RETENTION_MINUTES
 from postlane.service import EXIT_TIMEOUT_S, PORTS, STOP_TIMEOUT_S
 from postlane.telemetry import probe
+from postlane_producer.config import read_settings
 
 ROOT = Path(__file__).parents[2]
 VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
-OURS = ("router", "sender", "ledger", "health")
+OURS = {"router": "router", "sender": "sender", "ledger": "ledger", "health": "health", "gateway": "producer"}
 
 
 def _compose(**variables: str) -> dict[str, Any]:
@@ -117,8 +118,8 @@ def test_its_configuration_is_one_of_ours() -> None:
 @pytest.mark.parametrize("service", [*OURS, *(f"{name}-2" for name in OURS)])
 def test_a_service_is_probed_where_it_listens(service: str) -> None:
     child, name = BODY["services"][service], service.removesuffix("-2")
-    assert child["command"] == ["python", "-m", f"postlane_{name}"]
-    probe = ["CMD", "python", "-m", "postlane.telemetry.probe", f"http://127.0.0.1:{PORTS[name]}/readyz"]
+    assert child["command"] == ["python", "-m", f"postlane_{OURS[name]}"]
+    probe = ["CMD", "python", "-m", "postlane.telemetry.probe", f"http://127.0.0.1:{PORTS[OURS[name]]}/readyz"]
     assert child["healthcheck"]["test"] == probe
     assert child["environment"]["POSTLANE_INSTANCE_ID"] == (f"{name}-2" if service.endswith("-2") else f"{name}-1")
 
@@ -139,7 +140,12 @@ def test_it_sets_variables_that_the_services_read(tmp_path: Path) -> None:
         assert read.bootstrap_servers == "kafka:9092"
         assert read.instance_id == given.get("POSTLANE_INSTANCE_ID", read.instance_id)
         assert read.database_url == secret.read_text()
-        known = ("BOOTSTRAP_SERVERS", "CONFIG", "DATABASE_URL_FILE", "INSTANCE_ID")
+        known = ["BOOTSTRAP_SERVERS", "CONFIG", "DATABASE_URL_FILE", "INSTANCE_ID"]
+        if name == "gateway":
+            known += ["GATEWAY_LISTEN", "GATEWAY_KEYS_FILE"]
+            settings = read_settings(service["environment"])
+            assert settings.keys_file.name in service["secrets"]
+            assert service["ports"] == [f"127.0.0.1:8080:{settings.listen.port}"]
         assert {v for v in service["environment"] if v.startswith("POSTLANE_")} <= {f"POSTLANE_{v}" for v in known}
     for service in ("ledger", "ledger-2"):
         assert "database-url" in BODY["services"][service]["secrets"]

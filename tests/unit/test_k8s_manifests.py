@@ -30,11 +30,12 @@ from postlane.ops import kubernetes
 from postlane.ops.topics import declared
 from postlane.service import EXIT_TIMEOUT_S, PORTS, STOP_TIMEOUT_S
 from postlane.telemetry.metrics import SenderMetrics
+from postlane_producer.config import read_settings
 
 K8S_VERSIONS = ("1.33", "1.36")
 KEDA = "github.com/kedacore/keda/v2@v2.20.2"
 OF_OPERATORS = ("kafka.strimzi.io", "keda.sh")
-SERVICES = ("router", "sender", "ledger", "health")
+SERVICES = {"router": "router", "sender": "sender", "ledger": "ledger", "health": "health", "gateway": "producer"}
 CONFIG = ROOT / "k8s" / "overlays"
 NAMES = TopicNames()
 
@@ -206,13 +207,15 @@ def test_services_run_and_are_probed_where_they_listen(name: str) -> None:
         if service not in SERVICES:
             continue
         seen.add(service)
-        assert container["command"] == ["python", "-m", f"postlane_{service}"], who
-        assert container["ports"] == [{"name": "http", "containerPort": PORTS[service]}], who
+        port = PORTS[SERVICES[service]]
+        assert container["command"] == ["python", "-m", f"postlane_{SERVICES[service]}"], who
+        assert container["ports"][0] == {"name": "http", "containerPort": port}, who
+        assert len(container["ports"]) == (2 if service == "gateway" else 1), who
         assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}, who
         assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "http"}, who
         assert container["startupProbe"]["httpGet"] == {"path": "/livez", "port": "http"}, who
         template = next(t for d in docs(name) if (t := pod_template(d)) and t["spec"] is spec)
-        assert template["metadata"]["annotations"]["prometheus.io/port"] == str(PORTS[service]), who
+        assert template["metadata"]["annotations"]["prometheus.io/port"] == str(port), who
     assert seen == set(SERVICES)
 
 
@@ -228,6 +231,7 @@ def test_a_pod_is_given_longer_than_its_longest_stop(name: str) -> None:
 def test_variables_are_those_that_the_services_read(name: str) -> None:
     known = {f"POSTLANE_{field.upper()}" for field in Environment.model_fields} - {"POSTLANE_KAFKA"}
     known |= {"POSTLANE_CONFIG", "POSTLANE_BACKUP_PLACE", "POSTLANE_BACKUP_KEY_FILE"}
+    known |= {f"POSTLANE_GATEWAY_{field}" for field in ("LISTEN", "KEYS_FILE", "LINGER_S")}
     for who, spec in postlane_pods(name).items():
         given = environment(name, spec)
         ours = {key for key in given if key.startswith("POSTLANE_")}
@@ -346,7 +350,7 @@ def test_whatever_has_replicas_has_a_budget_and_spreads() -> None:
         for d in docs("production")
         if d["kind"] == "PodDisruptionBudget"
     }
-    for name in ("router", "sender-transactional", "sender-bulk", "health"):
+    for name in ("router", "sender-transactional", "sender-bulk", "health", "gateway"):
         doc = next(d for d in docs("production") if d["metadata"]["name"] == name and pod_template(d))
         budget = budgets[json.dumps(doc["spec"]["selector"]["matchLabels"])]
         assert budget["spec"]["maxUnavailable"] == 1
@@ -379,6 +383,7 @@ REACH = {  # service -> TCP ports that it may reach, beside names (53)
     "sender": {9093, 4318, 25, 465, 587, 2525},
     "ledger": {9093, 4318, 5432},
     "health": {9093, 4318},
+    "gateway": {9093, 4318},
     "backup": {9093, 443},
     "postgres": set(),
     "otel-collector": set(),
@@ -409,9 +414,24 @@ def test_senders_do_not_reach_into_the_cluster_or_the_clouds_metadata() -> None:
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(v4["except"])
 
 
-def test_only_prometheus_reaches_a_service() -> None:
+def test_only_prometheus_reaches_a_service_and_publishers_the_gateway() -> None:
     for service in SERVICES:
         labels = {"app.kubernetes.io/part-of": "postlane", "app.kubernetes.io/name": service}
-        for rule in policies("ingress", labels):
-            assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"metrics": "allowed"}}}], service
-            assert PORTS[service] in {port["port"] for port in rule["ports"]}
+        metrics, *others = policies("ingress", labels)
+        assert metrics["from"] == [{"namespaceSelector": {"matchLabels": {"metrics": "allowed"}}}], service
+        assert PORTS[SERVICES[service]] in {port["port"] for port in metrics["ports"]}
+        assert len(others) == (service == "gateway"), service
+    assert others[0]["from"] == [{"namespaceSelector": {"matchLabels": {"postlane": "publishes"}}}]
+    assert others[0]["ports"] == [{"protocol": "TCP", "port": 8080}]
+
+
+def test_the_gateways_variables_are_those_that_it_reads_and_its_files_are_mounted() -> None:
+    pod = specs("production")["Deployment/gateway"]
+    given = environment("production", pod)
+    settings = read_settings(given)
+    mounts = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    assert str(settings.keys_file.parent) in mounts
+    assert {"name": "api", "containerPort": settings.listen.port} in pod["containers"][0]["ports"]
+    service = named(docs("production"), "Service", "gateway")["spec"]
+    assert service["ports"] == [{"name": "api", "port": settings.listen.port, "targetPort": "api"}]
+    assert settings.linger_s > 0
