@@ -46,6 +46,23 @@ _RESOURCES = {
 _PATTERNS = {"literal": ResourcePatternType.LITERAL, "prefixed": ResourcePatternType.PREFIXED}
 
 
+def bindings(acls: Iterable[Acl]) -> list[AclBinding]:
+    """As Kafka's admin API takes them; the user has the name of the identity."""
+    return [
+        AclBinding(
+            _RESOURCES[acl.resource],
+            acl.name,
+            _PATTERNS[acl.pattern],
+            f"User:{acl.identity}",
+            "*",
+            _OPERATIONS[operation],
+            AclPermissionType.ALLOW,
+        )
+        for acl in acls
+        for operation in acl.operations
+    ]
+
+
 class SecuredKafka:
     """`with SecuredKafka(folder) as kafka:` — a broker with one SCRAM user for each identity, and no ACL yet."""
 
@@ -94,20 +111,7 @@ class SecuredKafka:
 
     def allow(self, acls: Iterable[Acl]) -> None:
         """Grant exactly these."""
-        bindings = [
-            AclBinding(
-                _RESOURCES[acl.resource],
-                acl.name,
-                _PATTERNS[acl.pattern],
-                f"User:{acl.identity}",
-                "*",
-                _OPERATIONS[operation],
-                AclPermissionType.ALLOW,
-            )
-            for acl in acls
-            for operation in acl.operations
-        ]
-        for future in self.admin.create_acls(bindings).values():
+        for future in self.admin.create_acls(bindings(acls)).values():
             future.result(TIMEOUT_S)
 
     def options(self, identity: str) -> dict[str, str]:
