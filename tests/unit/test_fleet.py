@@ -88,6 +88,20 @@ async def test_control_records_do_not_wait(log: MemoryLog, environment: Environm
     assert document(told)
 
 
+async def test_a_control_record_at_the_end_of_a_delay_is_no_mail_that_waits(
+    log: MemoryLog, environment: Environment
+) -> None:
+    admin = FakeAdmin()
+    second = NAMES.delay("1s")
+    for number, count in ((0, 1), (1, 1), (2, 3)):
+        await fill(log, Partition(second, number), count)
+    settled = {Partition(second, 0): Committed(1, ""), Partition(second, 1): Committed(0, "")}
+    admin.positions[NAMES.router_group] = settled
+    told = await fleet.overview(log, admin, environment, CONFIG, 0)
+    assert told["delayed"]["1s"] == 0 + 1 + 6  # many are told by their offsets: a bound from above
+    assert told["delayed"]["1m"] == 0
+
+
 async def test_orders_and_what_is_missing_are_said(log: MemoryLog, environment: Environment) -> None:
     await tables.pause(log, NAMES, "lane", "bulk", "too fast", NOW)
     told = await fleet.overview(log, FakeAdmin(), environment, CONFIG, 0)

@@ -163,8 +163,9 @@ def _row_document(row: Row) -> dict[str, Any]:
 def _row_cells(row: Row) -> tuple[object, ...]:
     said = row.letter.fields()
     names = ("reason", "lane", "recipient", "attempts", "provider")
-    reply = (said.get("reply") or said.get("message") or "")[:60]
-    return said["id"], said["at"], row.status.value, *(said.get(name, "-") for name in names), reply
+    more = said.get("message")
+    reply = said.get("reply") or (more if more != said.get("reason") else None) or "-"
+    return said["id"], said["at"], row.status.value, *(said.get(name, "-") for name in names), reply[:60]
 
 
 def _story_document(found: Story) -> dict[str, Any]:

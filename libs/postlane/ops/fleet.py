@@ -24,6 +24,7 @@ from postlane.ops import tables
 from postlane.ops.health import fleet_health
 
 COUNTED_MAX = 500  # records of a partition that are counted one by one
+CONTROLS_MAX = 2  # where ages are not asked for: so few may be control records alone
 READ_DEADLINE_S = 3.0
 
 Document = dict[str, Any]
@@ -68,7 +69,7 @@ async def overview(log: Log, admin: Admin, environment: Environment, config: Con
     requests = await _backlog(log, admin, names.requests, names.router_group, router_group, now_ms, missing)
     delayed = {}
     for topic in names.delays:
-        found = await _backlog(log, admin, topic, names.router_group, router_group, now_ms, missing, counted=False)
+        found = await _backlog(log, admin, topic, names.router_group, router_group, now_ms, missing, aged=False)
         delayed[topic.rpartition(".")[2]] = sum(waiting.records for waiting in found)
     ledger = await _ledger(log, environment, missing, now_ms)
     orders = await _orders(log, environment, missing)
@@ -106,7 +107,7 @@ async def _backlog(
     now_ms: int,
     missing: list[str],
     *,
-    counted: bool = True,
+    aged: bool = True,
 ) -> list[Waiting]:
     try:
         partitions = [Partition(topic, number) for number in range(await log.partition_count(topic))]
@@ -121,7 +122,7 @@ async def _backlog(
         position = committed.get(partition)
         start = max(begins[partition], position.offset if position is not None else 0)
         records, age_s = max(0, ends[partition] - start), None
-        if records and counted:
+        if records and (aged or records <= CONTROLS_MAX):
             records, age_s = await _look(log, partition, start, ends[partition], now_ms)
         at = None if position is None else position.offset
         found.append(Waiting(partition, at, ends[partition], records, age_s, owners.get(partition)))
