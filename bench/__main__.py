@@ -1,6 +1,6 @@
 """`make bench`: runs the benchmarks in turn; writes bench/results.json and from it docs/benchmarks.md.
 
-    python -m bench [books] [router] [ledger] [others] [latency] [takeover] [kill] [backlog] [telemetry] [scale]
+    python -m bench [books] [router] [ledger] [others] [latency] [takeover] [kill] [backlog] [telemetry] [gateway] [scale]
                     [--mails N]
 
 Without names: all of them. Ratios are measured side by side in one run; absolute figures depend on the machine, that is
@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import books, ledger, recovery, router, sender, telemetry
+from bench import books, gateway, ledger, recovery, router, sender, telemetry
 from postlane.local.kafka import KafkaCluster
 
 HERE = Path(__file__).parent
@@ -52,6 +52,7 @@ RUNS: dict[str, Callable[[str, Path, int], Rows]] = {
     "takeover": lambda bootstrap, folder, _: recovery.takeover(bootstrap, folder),
     "kill": lambda bootstrap, folder, _: recovery.kill(bootstrap, folder),
     "telemetry": lambda bootstrap, folder, mails: telemetry.cost(bootstrap, folder, min(mails, 20_000)),
+    "gateway": lambda bootstrap, folder, mails: gateway.run(bootstrap, folder, min(mails, 20_000)),
     "scale": lambda bootstrap, folder, _: sender.scale(bootstrap, folder),
 }
 

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,11 @@ class Gateway:
         if answer.headers["Content-Type"].startswith(LINES):
             return answer.status, [orjson.loads(line) for line in text.splitlines()], answer
         return answer.status, orjson.loads(text), answer
+
+    def reap(self) -> None:
+        """It was killed."""
+        assert self._process is not None
+        self._process.wait(10)
 
     def stop(self, asked: bool = False) -> int:
         """Its exit code; `asked`: it was told to stop before, and a second signal would cut that short."""
@@ -382,6 +388,54 @@ def test_a_stop_answers_what_was_begun(installation: Installation, tmp_path: Pat
     assert said.startswith(b"HTTP/1.1 202 "), said
     assert gateway.stop(asked=True) == 0
     assert len(requests_of(gateway, message_id_from_key("default", "begun"))) == 1
+
+
+@pytest.mark.slow
+def test_gateways_that_are_killed_lose_nothing_that_they_accepted(installation: Installation, tmp_path: Path) -> None:
+    """Two of them, killed in turn under load; callers send again with the same key, to the other one."""
+    pair = []
+    for n in range(2):
+        (tmp_path / str(n)).mkdir()
+        pair.append(Gateway(installation, tmp_path / str(n)))
+        pair[n].key("shop")
+        pair[n].start()
+    accepted: dict[str, dict[str, Any]] = {}
+    again = 0
+
+    def publish(numbers: range) -> None:
+        nonlocal again
+        for n in numbers:
+            key = f"killed-{n}"
+            for attempt in range(200):
+                try:
+                    status, told, _ = pair[(n + attempt) % 2].post(BODY, Idempotency_Key=key)
+                except (OSError, HTTPException):
+                    again += 1
+                    time.sleep(0.05)
+                    continue
+                assert status == 202, told
+                accepted[key] = told
+                break
+
+    with ThreadPoolExecutor(4) as callers:
+        work = [callers.submit(publish, range(first, 600, 4)) for first in range(4)]
+        for kill in range(4):
+            wanted = 100 * (kill + 1)
+            pair[kill % 2].until(lambda wanted=wanted: len(accepted) >= wanted, "accepting")
+            os.kill(pair[kill % 2].pid, signal.SIGKILL)
+            pair[kill % 2].reap()
+            pair[kill % 2].start()
+        for one in work:
+            one.result(TIMEOUT_S)
+    assert [gateway.stop() for gateway in pair] == [0, 0]
+    assert again > 0, "no kill met a request"
+    assert len(accepted) == 600
+    records = installation.requests()
+    there = {(r.key or b"").decode(): (r.partition, r.offset) for r in records}
+    assert len({told["message_id"] for told in accepted.values()}) == 600
+    assert all(told["message_id"] in there for told in accepted.values())
+    places = {(r.partition, r.offset): (r.key or b"").decode() for r in records}
+    assert all(places[told["partition"], told["offset"]] == told["message_id"] for told in accepted.values())
 
 
 @pytest.mark.slow
