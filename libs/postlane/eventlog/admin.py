@@ -26,6 +26,7 @@ from postlane.eventlog.worker import Worker
 
 _api: Any = _untyped  # its names are not exported to type checkers
 _GRACE_S = 5.0  # beyond the time-out that the library was given
+USABLE_AGAIN_S = 0.02
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -139,13 +140,7 @@ class KafkaAdmin(GroupAdmin):
         wanted = sorted(set(names)) if names is not None else await self._names()
         if not wanted:
             return {}
-        futures = self._client.describe_topics(TopicCollection(wanted), request_timeout=self._timeout_s)
-        described = {}
-        for name, future in futures.items():
-            try:
-                described[name] = (await self._all({name: future}, "describe topic"))[name]
-            except UnknownTopic:
-                continue
+        described = await self._told(wanted)
         configs = await self._topic_configs(list(described))
         return {name: _topic_state(name, found, configs[name]) for name, found in described.items()}
 
@@ -182,7 +177,8 @@ class KafkaAdmin(GroupAdmin):
         }
 
     async def create_topics(self, specs: Collection[TopicSpec], replication: int) -> None:
-        """Create those that do not exist yet; another process may be doing the same."""
+        """Create those that do not exist yet, and wait until they can be used: the controller is done before brokers
+        have heard of it. Another process may be doing the same. Raises Retriable when that takes too long."""
         if not specs:
             return
         new = [_api.NewTopic(s.name, s.partitions, replication, config=dict(s.config)) for s in specs]
@@ -196,6 +192,37 @@ class KafkaAdmin(GroupAdmin):
                 known = kafka_error(error)
                 if known is None or known.code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise translated(error, f"create topic {name}") from error
+        await self._until_usable([spec.name for spec in specs])
+
+    async def _until_usable(self, names: Collection[str]) -> None:
+        """A broker tells of them, and the leader of each partition knows that it is one."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_s
+        while True:
+            told = await self._told(names)
+            try:
+                if len(told) == len(set(names)):
+                    await self.high_watermarks(
+                        [Partition(t, p.id) for t, about in told.items() for p in about.partitions]
+                    )
+                    return
+                reason = f"no broker tells of {min(set(names) - set(told))}"
+            except (Retriable, UnknownTopic) as error:
+                reason = str(error)
+            if loop.time() > deadline:
+                raise Retriable(f"topics were created, and cannot be used after {self._timeout_s:g} s: {reason}")
+            await asyncio.sleep(USABLE_AGAIN_S)
+
+    async def _told(self, names: Collection[str]) -> dict[str, Any]:
+        """Those of the topics that the broker which is asked knows."""
+        futures = self._client.describe_topics(TopicCollection(sorted(names)), request_timeout=self._timeout_s)
+        described = {}
+        for name, future in futures.items():
+            try:
+                described[name] = (await self._all({name: future}, "describe topic"))[name]
+            except UnknownTopic:
+                continue
+        return described
 
     async def set_topic_config(self, topic: str, config: Mapping[str, str]) -> None:
         """Set these options of a topic and leave the others (incremental)."""
