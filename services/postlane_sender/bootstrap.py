@@ -8,6 +8,7 @@ import random
 import uuid
 from pathlib import Path
 
+from postlane.bounce_keys import ReturnPaths
 from postlane.clock import SystemClock
 from postlane.config import ConfigurationError
 from postlane.core.policy import Provider
@@ -43,6 +44,8 @@ class Sender:
         self._lanes = lanes_of(context.environment, context.config)
         self._rules, self._failpoints = settings_of_tests()
         self._sessions = _sessions(list(context.config.providers.values()), context.tracer)
+        bounces = context.config.bounces
+        self._return_paths = None if bounces is None else ReturnPaths(bounces, SystemClock())
         self._life = str(uuid.uuid4())
         self._observations = Observations(context.environment.instance_id, SystemClock())
         self._log: Log | None = None
@@ -64,7 +67,7 @@ class Sender:
         for tail in self._tails:
             await tail.ready(TABLES_TIMEOUT_S)
         for name in self._lanes:
-            loop = LaneLoop(self._lane(name, log, control, Composer(templates)))
+            loop = LaneLoop(self._lane(name, log, control, Composer(templates, self._return_paths)))
             self._loops.append(loop)
             await loop.start(client_id=self._context.client_id)
         self._problem = None

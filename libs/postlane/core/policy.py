@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from postlane.core.addresses import InvalidAddress, parse_address
 from postlane.core.events import InDoubt
+from postlane.core.return_path import DOMAIN_MAX_CHARS, LOCAL_MAX_CHARS
 
 
 class Policy(BaseModel):
@@ -129,6 +131,31 @@ class Health(Policy):
         return self
 
 
+class Bounces(Policy):
+    """Where bounces come back to: each mail leaves with a return path of its own under `address` (docs/bounces.md)."""
+
+    address: str
+    key_file: PurePath
+    suppress: bool = True  # an address that does not exist is never mailed again, by any tenant
+
+    @model_validator(mode="after")
+    def _address_leaves_room(self) -> Bounces:
+        try:
+            normal = parse_address(self.address)
+        except InvalidAddress as error:
+            raise ValueError(f"address: {error}") from None
+        local, _, domain = normal.rpartition("@")
+        if len(local) > LOCAL_MAX_CHARS or not (local.isascii() and local.isalnum()):
+            raise ValueError(
+                f"address: before the @ there must be 1 to {LOCAL_MAX_CHARS} letters or digits, since what is added to "
+                "them takes 57 of the 64 that RFC 5321 allows; write bounces@ and your domain"
+            )
+        if len(domain) > DOMAIN_MAX_CHARS:
+            raise ValueError(f"address: the domain is longer than {DOMAIN_MAX_CHARS} characters")
+        object.__setattr__(self, "address", normal)
+        return self
+
+
 class Config(Policy):
     """The whole of postlane.yaml."""
 
@@ -145,6 +172,7 @@ class Config(Policy):
     limits: Limits = Field(default_factory=Limits)
     topics: Topics = Field(default_factory=Topics)
     health: Health = Field(default_factory=Health)
+    bounces: Bounces | None = None  # None: bounces go to each mail's sender
 
     @model_validator(mode="before")
     @classmethod
