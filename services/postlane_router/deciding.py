@@ -179,7 +179,8 @@ class Decider:
         record, request, partition = reading.record, reading.request, reading.record.partition
         size_bytes = len(record.value or b"")
         content = content_of(request, reading.people)
-        made = route(request, reading.people, content, fault_of(content), size_bytes, self._knows, self._policy, now)
+        fault, spoken = fault_of(content), tracing.spoken(self._span)
+        made = route(request, reading.people, content, fault, size_bytes, self._knows, self._policy, now, spoken)
         trace = self._trace(record)
         key = request.message_id.encode()
         written = [self._writer.seen(partition, reading.key, reading.digest)]

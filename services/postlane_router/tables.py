@@ -12,7 +12,7 @@ from datetime import datetime
 from hashlib import blake2b
 
 from postlane.core.addresses import InvalidAddress, parse_mailbox
-from postlane.core.events import Control, Template
+from postlane.core.events import EVERY_TENANT, Control, Template
 from postlane.eventlog.codec import Unreadable, decode, time_of
 from postlane.eventlog.ports import Log, Partition, Received, Tail
 from postlane.eventlog.tables import template_of
@@ -30,6 +30,7 @@ class RouterTables:
 
     def __init__(self) -> None:
         self._suppressed: set[bytes] = set()
+        self._suppressed_for_all: set[bytes] = set()
         self._versions: defaultdict[str, set[int]] = defaultdict(set)
         self._paused: set[tuple[str, str]] = set()
         self._cancelled: dict[tuple[str, str], datetime] = {}
@@ -39,8 +40,11 @@ class RouterTables:
     # ------------------------------------------------------------------------------------------------ Knowledge
 
     def suppressed(self, tenant: str, address: str) -> bool:
-        """Whether the tenant never mails this address; the case of its local part makes no difference."""
-        return bool(self._suppressed) and _digest(tenant, address) in self._suppressed
+        """Whether this tenant, or every tenant, never mails this address; the case of its local part makes no
+        difference."""
+        if self._suppressed and _digest(tenant, address) in self._suppressed:
+            return True
+        return bool(self._suppressed_for_all) and _digest(EVERY_TENANT, address) in self._suppressed_for_all
 
     def cancelled(self, message_id: str, campaign: str | None, requested_at: datetime) -> bool:
         """Whether the mail or its campaign was called off at or after `requested_at`."""
@@ -107,7 +111,7 @@ class RouterTables:
             self._templates_applied[partition.number] = max(end, self._templates_applied.get(partition.number, 0))
 
     def apply_suppression(self, record: Received) -> None:
-        """Key `tenant/address`; a tombstone lifts it."""
+        """Key `tenant/address`, tenant `*` for every one; a tombstone lifts it."""
         tenant, slash, address = (record.key or b"").decode("utf-8", "replace").partition("/")
         if not slash:
             _skip(record, "its key is not tenant/address")
@@ -117,10 +121,11 @@ class RouterTables:
         except InvalidAddress:
             pass  # no mail can be meant by it, but a tombstone must still find it
         digest = _digest(tenant, address)
+        held = self._suppressed_for_all if tenant == EVERY_TENANT else self._suppressed
         if record.value is None:
-            self._suppressed.discard(digest)
+            held.discard(digest)
         else:
-            self._suppressed.add(digest)
+            held.add(digest)
 
     def apply_template(self, record: Received) -> None:
         """Key `id/version`; a version that cannot be read does not exist."""

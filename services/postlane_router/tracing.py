@@ -62,6 +62,11 @@ def decided(batch: Batch, span: Span) -> None:
     batch.spans.append(span)
 
 
+def spoken(span: Span | None) -> str | None:
+    """The span as a mail says it, `<trace id>-<span id>`; None where there is none, or it is not sampled."""
+    return None if span is None or not span.trace_id else f"{span.trace_id}-{span.span_id}"
+
+
 def ids(span: Span | None) -> dict[str, object]:
     """For a log line about the record that is being decided."""
     return {} if span is None else {"trace_id": span.trace_id, "span_id": span.span_id}

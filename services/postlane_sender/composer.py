@@ -1,7 +1,12 @@
-"""A dispatch record to the bytes of its mail: the template's pinned version, the composer, the envelope."""
+"""A dispatch record to the bytes of its mail: the template's pinned version, the composer, the envelope.
+
+The envelope sender is the delivery's signed return path where the installation takes bounces, else the mail's sender;
+the bytes do not depend on it.
+"""
 
 from __future__ import annotations
 
+from postlane.bounce_keys import ReturnPaths
 from postlane.core.addresses import InvalidAddress, parse_mailbox
 from postlane.core.events import DispatchReady
 from postlane.eventlog.tables import TemplateTable
@@ -14,8 +19,9 @@ from postlane_sender.lane import Composed, NotComposable
 class Composer:
     """Composes mails from one table of templates; nothing of a record leads anywhere else."""
 
-    def __init__(self, templates: TemplateTable) -> None:
+    def __init__(self, templates: TemplateTable, return_paths: ReturnPaths | None = None) -> None:
         self._templates = templates
+        self._return_paths = return_paths
         self._renderer = TemplateRenderer()
 
     def __call__(self, mail: DispatchReady) -> Composed:
@@ -24,8 +30,9 @@ class Composer:
         try:
             rendered = self._rendered(mail)
             date_ms = int(mail.requested_at.timestamp() * 1000)
-            data = compose(content, delivery_id=mail.delivery_id, date_ms=date_ms, rendered=rendered)
-            return Composed(parse_mailbox(content.sender).address, mail.recipient, data)
+            data = compose(content, delivery_id=mail.delivery_id, date_ms=date_ms, rendered=rendered, trace=mail.trace)
+            signed = None if self._return_paths is None else self._return_paths.of(mail.delivery_id)
+            return Composed(signed or parse_mailbox(content.sender).address, mail.recipient, data)
         except (TemplateError, InvalidContent, InvalidAddress) as error:
             raise NotComposable(str(error)) from None
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _HEADER = b"email\n"
-_tenant = click.option("--tenant", default="default", show_default=True, help="Whose list.")
+_tenant = click.option("--tenant", default="default", show_default=True, help="Whose list; '*': every tenant's.")
 _reason = click.option("--reason", default="manual", show_default=True, help="Why; kept with the address.")
 
 
@@ -176,9 +176,10 @@ def _addresses(given: tuple[str, ...]) -> list[str]:
 
 
 def _owner(tenant: str) -> str:
+    from postlane.core.events import EVERY_TENANT
     from postlane.mail import check_name
 
-    return check_name("--tenant", tenant)
+    return tenant if tenant == EVERY_TENANT else check_name("--tenant", tenant)
 
 
 # ---------------------------------------------------------------------------------------------------------- templates

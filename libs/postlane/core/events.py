@@ -15,6 +15,8 @@ RECIPIENTS_MAX = 100
 REQUEST_MAX_BYTES = 900_000
 FANOUT_MAX_BYTES = 10_000_000  # recipients x size of one request
 
+EVERY_TENANT = "*"  # of a suppression; no tenant can be called so (postlane.mail)
+
 InDoubt = Literal["resend", "park"]
 
 
@@ -89,7 +91,9 @@ class DispatchReady(Fact):
 
     In `mail.delay.<step>` it waits until `due_at`; in `mail.dispatch.<lane>` it may go now. `attempt` is the number
     that the next SMTP attempt will have; `doubts` counts recorded doubts; `failed_providers` are those that refused
-    this mail for reasons of their own, so that the next attempt goes elsewhere.
+    this mail for reasons of their own, so that the next attempt goes elsewhere. `trace` is the router's span that made
+    this delivery, `<32 hex>-<16 hex>`, where it was sampled: the mail's header says it, and so does a bounce that
+    comes back. Written at hop 0 and kept over hops.
     """
 
     delivery_id: str
@@ -109,6 +113,7 @@ class DispatchReady(Fact):
     reason: str | None = None
     failed_providers: tuple[str, ...] = ()
     forced: bool = False  # a replay that an operator forced by name: the suppression list does not stop it
+    trace: str | None = None
     content: MailContent
 
 
@@ -405,7 +410,8 @@ EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
 
 
 class Suppression(Fact):
-    """`mail.suppressions`, key `tenant/address`: never mail this address (a tombstone lifts it)."""
+    """`mail.suppressions`, key `tenant/address`: never mail this address (a tombstone lifts it). The tenant `*` is
+    every tenant; no publisher can have that name."""
 
     tenant: str = "default"
     address: str

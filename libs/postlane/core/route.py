@@ -191,11 +191,12 @@ def route(
     knows: Knowledge,
     policy: RoutePolicy,
     now: datetime,
+    trace: str | None = None,
 ) -> Routing:
     """The events and deliveries of an accepted request.
 
     `content` is from `content_of`; `fault` says why it cannot be mailed (None: it can); `size_bytes` is the size of
-    the request's record.
+    the request's record; `trace` is the span that decides this (DispatchReady).
     """
     fault = fault or _too_much(len(people), size_bytes) or _no_such_lane(request.lane, policy)
     version = None
@@ -218,7 +219,7 @@ def route(
         elif ends <= now:
             made.events.append(Expired(**ids))
         else:
-            _deliver(made, request, person, ids, ends, version, knows, policy, now)
+            _deliver(made, request, person, ids, ends, version, knows, policy, now, trace)
     return made
 
 
@@ -232,6 +233,7 @@ def _deliver(
     knows: Knowledge,
     policy: RoutePolicy,
     now: datetime,
+    trace: str | None,
 ) -> None:
     due_at, reason, step = _waiting(request, ends, knows, now)
     ready = _made(
@@ -254,6 +256,7 @@ def _deliver(
             "reason": reason,
             "failed_providers": (),
             "forced": _forced(request),
+            "trace": trace,
             "content": made.content,
         },
     )

@@ -36,16 +36,26 @@ DELIVERY_ID_MAX_CHARS = 64  # a boundary has at most 70 (RFC 2046 5.1.1)
 DATE_MAX_MS = 253_402_300_799_999  # the end of year 9999
 ATTACHMENTS_MAX = 100
 _DELIVERY_ID = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
+_TRACE = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}")
 _DERIVED_TEXTS = 64
 _DERIVE_CACHED_MAX_CHARS = 65_536
 
 
-def compose(content: ContentLike, *, delivery_id: str, date_ms: int, rendered: Rendered | None = None) -> bytes:
+def compose(
+    content: ContentLike,
+    *,
+    delivery_id: str,
+    date_ms: int,
+    rendered: Rendered | None = None,
+    trace: str | None = None,
+) -> bytes:
     """The message of one delivery, CRLF line ends throughout, ready for DATA save for dot-stuffing.
 
     `date_ms` is milliseconds since 1970 (when the mail was requested); `rendered` takes the place of subject, text
-    and html where a template made them. Bcc recipients never appear. The bytes are pure ASCII unless an address has
-    a UTF-8 local part: then, and only then, the message needs SMTPUTF8, so `not message.isascii()` tells.
+    and html where a template made them; `trace` (`<32 hex>-<16 hex>`, anything else is left out) becomes
+    X-Postlane-Trace, by which a bounce finds into the trace of its mail. Bcc recipients never appear. The bytes are
+    pure ASCII unless an address has a UTF-8 local part: then, and only then, the message needs SMTPUTF8, so
+    `not message.isascii()` tells.
 
     Raises InvalidContent, naming the field, when the content cannot be a mail.
     """
@@ -54,7 +64,7 @@ def compose(content: ContentLike, *, delivery_id: str, date_ms: int, rendered: R
     if not 0 <= date_ms <= DATE_MAX_MS:
         raise InvalidContent("date_ms", "must be milliseconds since 1970, up to the year 9999")
     subject, text, html = _say(content, rendered)
-    head = _head(content, subject, delivery_id, date_ms)
+    head = _head(content, subject, delivery_id, date_ms, trace)
     mime_headers, body = _body(text, html, content.attachments, delivery_id)
     return b"".join((head.encode(), mime_headers, b"\r\n", body))
 
@@ -101,7 +111,7 @@ def _derived(html: str) -> str:
     return text_from_html(html)  # a campaign often sends one HTML to many
 
 
-def _head(content: ContentLike, subject: str, delivery_id: str, date_ms: int) -> str:
+def _head(content: ContentLike, subject: str, delivery_id: str, date_ms: int, trace: str | None = None) -> str:
     sender = mailbox_of("sender", content.sender)
     fields = [mailboxes_field("From", [sender])]
     if isinstance(content.to, str) or isinstance(content.cc, str):
@@ -117,6 +127,8 @@ def _head(content: ContentLike, subject: str, delivery_id: str, date_ms: int) ->
     # A folded line holds a delivery id and a domain of 255 octets well below 998.
     fields.append(f"Message-ID: {rfc_message_id(delivery_id, sender.domain)}\r\n")
     fields.append(f"X-Postlane-Delivery: {delivery_id}\r\n")
+    if trace is not None and _TRACE.fullmatch(trace):
+        fields.append(f"X-Postlane-Trace: {trace}\r\n")
     if content.headers:
         fields += _custom(content)
     fields.append("MIME-Version: 1.0\r\n")

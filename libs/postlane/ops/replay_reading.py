@@ -14,7 +14,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import Literal
 
-from postlane.core.events import REQUEST_MAX_BYTES, LetterDiscarded, MailRequested, Redriven, ce_type
+from postlane.core.events import EVERY_TENANT, REQUEST_MAX_BYTES, LetterDiscarded, MailRequested, Redriven, ce_type
 from postlane.core.identity import split_delivery_id
 from postlane.core.replay import Candidate
 from postlane.core.replay_facts import Facts
@@ -54,8 +54,11 @@ class Standing:
     control: ControlTable = field(default_factory=ControlTable)
 
     def is_suppressed(self, tenant: str, address: str) -> bool:
-        """Whether the tenant never mails this address."""
-        return bool(self.suppressed) and _digest(f"{tenant}/{address.lower()}".encode()) in self.suppressed
+        """Whether this tenant, or every tenant, never mails this address."""
+        own = address.lower()
+        return bool(self.suppressed) and any(
+            _digest(f"{owner}/{own}".encode()) in self.suppressed for owner in (tenant, EVERY_TENANT)
+        )
 
     def called_off(
         self, message_id: str, campaign: str | None, requested_at: datetime

@@ -96,6 +96,7 @@ _COMMON: dict[str, Any] = {
     "state": "delivered",
     "tenant": "default",
     "topic": "mail.requests",
+    "trace": "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
     "ttl_ms": 7000,
     "template_version": 3,
 }
