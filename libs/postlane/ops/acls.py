@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from postlane.core.policy import Topics
 from postlane.eventlog.topics import TopicNames, declare
 
-Identity = Literal["publisher", "router", "sender", "ledger", "health", "operator", "backup"]
+Identity = Literal["publisher", "producer", "router", "sender", "ledger", "health", "operator", "backup"]
 Resource = Literal["topic", "group", "transactional_id", "cluster"]
 Pattern = Literal["literal", "prefixed"]
 Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "AlterConfigs"]
@@ -73,6 +73,13 @@ class _Scope:
 
 def _publisher(s: _Scope) -> Iterator[Acl]:
     yield s.topic(s.names.requests, "publish", "Write")
+
+
+def _producer(s: _Scope) -> Iterator[Acl]:
+    """The gateway process: it publishes for its callers, and takes bounces."""
+    yield s.topic(s.names.requests, "publish for its callers", "Write")
+    yield s.topic(s.names.events, "bounces that came later", "Write")
+    yield s.topic(s.names.suppressions, "addresses that do not exist", "Write")
 
 
 def _router(s: _Scope) -> Iterator[Acl]:
@@ -172,6 +179,7 @@ def _backup(s: _Scope) -> Iterator[Acl]:
 
 _OF = {
     "publisher": _publisher,
+    "producer": _producer,
     "router": _router,
     "sender": _sender,
     "ledger": _ledger,
