@@ -155,6 +155,13 @@ def parse_reply(code: int, text: str) -> Reply:
     return reply_from_lines(code, [line.encode("utf-8", "replace") for line in text.split("\n")])
 
 
+def printable_line(text: str, max_chars: int) -> str:
+    """What came from outside as one printable line of at most `max_chars` characters."""
+    if len(text) > 4 * max_chars:
+        text = text[: 4 * max_chars]
+    return (text if text.isprintable() else _UNPRINTABLE.sub(" ", text)).strip()[:max_chars]
+
+
 def classify(reply: Reply, phase: Phase) -> ReplyClass:
     """The class of a reply to the command of `phase`; never raises, a code that no rule knows is temporary."""
     kind = reply.code // 100

@@ -15,9 +15,11 @@ from typing import Generic, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.metrics import MetricWrapperBase
 
+from postlane.core.late_bounce import Outcome
 from postlane.telemetry.http import package_version
 from postlane.telemetry.timings import Timings
 
+BOUNCE_OUTCOMES = tuple(outcome.value for outcome in Outcome)
 SERIES_MAX = 200  # combinations of label values of one metric
 OTHER = "other"
 _FAST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -256,6 +258,11 @@ class ProducerMetrics:
         self.accepted_total = make.counters("accepted_total", "mails acknowledged by Kafka, by way in", "way")
         self.refused_total = make.counters("refused_total", "mails refused, by way in and reason", "way", "reason")
         self.publish_seconds = make.histogram("publish_seconds", "from hand-over to acknowledgement", _FAST_S)
+        self.bounces_total = make.counters(
+            "bounces_total", "recipients of notifications that came back, by what came of them", "outcome"
+        )
+        for outcome in BOUNCE_OUTCOMES:
+            self.bounces_total.labels(outcome)
 
     def expect(self, way: str, reasons: Iterable[str]) -> None:
         """Let the series of a way in begin at 0, as SenderMetrics.expect."""
