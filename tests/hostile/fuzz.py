@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".fuzz"
-MODULES = ("test_fuzz_records", "test_fuzz_mail", "test_fuzz_config")
+MODULES = ("test_fuzz_records", "test_fuzz_mail", "test_fuzz_config", "test_fuzz_bounces")
 INPUT_MAX_BYTES = 4096
 SEEDS = 32  # inputs to begin with; of the few bytes that libFuzzer begins with no value of many parts is built
 SLOWEST_INPUT_S = 30  # one that takes longer is a failure
@@ -50,7 +50,9 @@ def run_one(name: str, seconds: int) -> None:
     except ImportError:
         _without_guide(targets()[name], seconds)
         return
-    with atheris.instrument_imports(include=["postlane", "postlane_router", "postlane_sender", "postlane_ledger"]):
+    with atheris.instrument_imports(
+        include=["postlane", *(f"postlane_{name}" for name in ("router", "sender", "ledger", "producer"))]
+    ):
         test = targets()[name]
     fuzz: Callable[[bytes], object] = test.hypothesis.fuzz_one_input
     options = [

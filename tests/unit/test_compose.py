@@ -85,6 +85,27 @@ def test_a_plain_mail_word_by_word() -> None:
     assert read(data)["date"].datetime == datetime(2024, 11, 23, 22, 13, 20, tzinfo=UTC)
 
 
+def test_a_trace_is_a_header_after_the_delivery_and_nothing_else_can_be() -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"
+    plain = made(mail())
+    own = f"X-Postlane-Delivery: {DELIVERY}\r\n".encode()
+    assert made(mail(), trace=trace) == plain.replace(own, own + f"X-Postlane-Trace: {trace}\r\n".encode())
+    zwsp = "\u200b"
+    for text in (
+        "",
+        trace.upper(),
+        trace[:-1],
+        trace + "0",
+        f"{trace}\n",
+        f" {trace}",
+        "x\r\nBcc: eve@example.net",
+        zwsp,
+    ):
+        assert made(mail(), trace=text) == plain
+    with pytest.raises(InvalidContent):
+        check_content(mail(headers={"X-Postlane-Trace": trace}))
+
+
 def test_the_event_model_fits() -> None:
     content = MailContent(
         sender="Shop <shop@example.org>", to=("ada@example.com",), subject="Grüße", text="a", html="<p>b</p>",

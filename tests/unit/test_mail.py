@@ -58,6 +58,7 @@ def test_a_generator_of_addresses() -> None:
         ({"headers": {"X-A": "b\nc"}}, "headers", ""),
         ({"lane": "Trans Actional"}, "lane", "lower-case"),
         ({"tenant": "a/b"}, "tenant", "letters, digits"),
+        ({"tenant": "*"}, "tenant", "letters, digits"),
         ({"campaign": ""}, "campaign", "letters, digits"),
         ({"in_doubt": "maybe"}, "in_doubt", "'resend' or 'park'"),
         ({"send_at": datetime(2026, 1, 1)}, "send_at", "time zone"),
@@ -117,7 +118,7 @@ def test_keys_and_names() -> None:
     for bad in ("", "x" * 513, "a\x00b", "\ud800"):
         with pytest.raises(InvalidMail):
             check_key(bad)
-    for bad in ("", "a/b", "x" * 129, "-a"):
+    for bad in ("", "a/b", "x" * 129, "-a", "*"):  # "*" is every tenant of a suppression
         with pytest.raises(InvalidMail, match="--tenant"):
             check_name("--tenant", bad)
 

@@ -34,6 +34,19 @@ def test_suppressions_by_tenant_in_any_spelling_until_a_tombstone() -> None:
     assert not tables.suppressed("default", "ada@example.com")
 
 
+def test_a_suppression_for_every_tenant_holds_for_each_until_it_is_lifted() -> None:
+    tables = RouterTables()
+    tables.apply_suppression(record(b"default/bob@example.com", suppression("bob@example.com")))
+    tables.apply_suppression(record(b"*/Ada@EXAMPLE.com", suppression("ada@example.com")))
+    assert all(tables.suppressed(tenant, "ADA@example.com") for tenant in ("default", "other", "*"))
+    assert not tables.suppressed("other", "bob@example.com")
+    tables.apply_suppression(record(b"default/ada@example.com", None))  # one tenant lifts its own only
+    assert tables.suppressed("default", "ada@example.com")
+    tables.apply_suppression(record(b"*/ada@example.com", None))
+    assert not tables.suppressed("default", "ada@example.com")
+    assert tables.suppressed("default", "bob@example.com")
+
+
 def test_a_suppression_that_cannot_be_read_still_suppresses() -> None:
     tables = RouterTables()
     tables.apply_suppression(record(b"default/ada@example.com", b"\xff"))

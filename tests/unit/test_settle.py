@@ -41,7 +41,7 @@ REPLIES = {
 def ready(**changes: object) -> DispatchReady:
     base: dict[str, object] = {
         "delivery_id": "d", "message_id": "m", "recipient": "a@example.com", "generation": 2, "hop": 5, "attempt": 2,
-        "lane": "bulk", "requested_at": NOW, "content": MailContent(sender="b@example.org"),
+        "lane": "bulk", "requested_at": NOW, "content": MailContent(sender="b@example.org"), "trace": "t",
     }  # fmt: skip
     return DispatchReady.model_validate({**base, **changes})
 
@@ -53,7 +53,8 @@ def refused(kind: ReplyClass, mail: DispatchReady) -> Decision:
 
 
 def well_formed(mail: DispatchReady, decision: Decision) -> None:
-    """What holds of every decision: one outcome, at most one next hop, all names kept."""
+    """What holds of every decision: one outcome, at most one next hop, all names and the trace kept."""
+    assert decision.next is None or decision.next.trace == mail.trace
     event = decision.event
     assert (event.message_id, event.delivery_id, event.recipient) == (mail.message_id, mail.delivery_id, mail.recipient)
     assert (event.generation, event.attempt, event.hop) == (mail.generation, mail.attempt, mail.hop)
