@@ -280,7 +280,7 @@ def _diagnostic(value: str) -> tuple[int | None, str | None, str]:
     if reply is None:
         return None, None, printable_line(said, TEXT_MAX_CHARS)
     read = parse_reply(int(reply[1]), said[reply.end() :].strip())
-    return read.code, read.enhanced, read.text
+    return read.code, read.enhanced, printable_line(read.text, TEXT_MAX_CHARS)
 
 
 def _address(value: str | None) -> str | None:

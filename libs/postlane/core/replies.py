@@ -157,9 +157,10 @@ def parse_reply(code: int, text: str) -> Reply:
 
 def printable_line(text: str, max_chars: int) -> str:
     """What came from outside as one printable line of at most `max_chars` characters."""
-    if len(text) > 4 * max_chars:
-        text = text[: 4 * max_chars]
-    return (text if text.isprintable() else _UNPRINTABLE.sub(" ", text)).strip()[:max_chars]
+    text = text[: 4 * max_chars]
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    return text.strip()[:max_chars]
 
 
 def classify(reply: Reply, phase: Phase) -> ReplyClass:
