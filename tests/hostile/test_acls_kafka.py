@@ -6,6 +6,7 @@ client, topic by topic, group by group, id by id.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -26,12 +27,22 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
+from prometheus_client import CollectorRegistry
 
 from postlane import Mail, Publisher
+from postlane.bounce_keys import ReturnPaths
+from postlane.clock import SystemClock
+from postlane.core.identity import delivery_id
+from postlane.core.policy import Bounces
+from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.topics import TopicNames
 from postlane.ops.acls import IDENTITIES, acls
+from postlane.telemetry.metrics import ProducerMetrics
+from postlane.telemetry.tracing import OFF
+from postlane_producer.bounces import BounceIntake
 from tests.acceptance.checker import read_topic
 from tests.hostile.world import World
+from tests.unit import dsn_samples as samples
 
 pytestmark = pytest.mark.kafka
 
@@ -93,6 +104,37 @@ def test_the_pipeline_works_from_publish_to_delivered(world: World) -> None:
     )
 
 
+def test_the_gateway_publishes_and_takes_a_bounce(world: World, tmp_path: Path) -> None:
+    """With the rights of its identity: the mail is delivered, bounces later, and its address is left alone."""
+    rig, options, to = world.rig, world.kafka.options("producer"), "left@example.com"
+    (tmp_path / "key").write_text("a-secret-of-this-test")
+    bounces = Bounces(address="bounces@bounces.example", key_file=tmp_path / "key")
+    paths = ReturnPaths(bounces, SystemClock())
+    with Publisher(
+        world.kafka.sasl_servers, topic_prefix=rig.names.prefix, kafka=options, timeout_s=CALL_TIMEOUT_S
+    ) as publisher:
+        mail = Mail(sender="shop@example.org", to=[to], subject="Order", text="On its way.")
+        ident = delivery_id(publisher.publish(mail).message_id, to)
+        rig.until(lambda b: b.deliveries[ident].terminal == ["delivered"], "delivered")
+
+        async def bounce() -> None:
+            log = KafkaLog(world.kafka.sasl_servers, options)
+            metrics = ProducerMetrics(CollectorRegistry())
+            appender = log.appender()
+            intake = BounceIntake(
+                appender, rig.names, paths, suppress=True, clock=SystemClock(), tracer=OFF, metrics=metrics
+            )
+            taken = await intake.take(samples.postfix(to, samples.mail(to, ident)), paths.of(ident), trusted=False)
+            assert taken.outcomes == ("suppressed",)
+            await appender.close()
+            await log.close()
+
+        asyncio.run(bounce())
+        rig.until(lambda b: b.deliveries[ident].terminal == ["delivered", "bounced"], "bounced")
+        again = delivery_id(publisher.publish(mail).message_id, to)
+        rig.until(lambda b: b.deliveries[again].terminal == ["suppressed"], "suppressed")
+
+
 @long
 def test_the_operator_can_do_what_an_operator_does(world: World, tmp_path: Path) -> None:
     assert world.postlane("operator", "topics", "plan", "--check") == []
@@ -102,7 +144,12 @@ def test_the_operator_can_do_what_an_operator_does(world: World, tmp_path: Path)
     world.postlane("operator", "pause", "--campaign", "autumn")
     world.postlane("operator", "resume", "--campaign", "autumn")
     world.postlane("operator", "cancel", "--campaign", "autumn")
-    assert [s["address"] for s in world.postlane("operator", "suppress", "list")] == ["gone@example.com"]
+    listed = {(s["tenant"], s["address"]) for s in world.postlane("operator", "suppress", "list")}
+    assert listed == {("default", "gone@example.com"), ("*", "left@example.com")}
+    world.postlane("operator", "suppress", "remove", "left@example.com", "--tenant", "*")
+    world.postlane("operator", "suppress", "add", "every@example.com", "--tenant", "*")
+    (one,) = world.postlane("operator", "suppress", "list", "--tenant", "*")
+    assert one["address"] == "every@example.com"
     rows = tmp_path / "people.csv"
     rows.write_text("email,name\nzoe@example.com,Zoe\n")
     world.postlane("operator", "import", str(rows), "--from", "shop@example.org", "--template", "hello")
