@@ -28,6 +28,7 @@ PROVIDER_PASSWORD = "pw-of-the-provider-Vq7Xz"
 WRONG_PASSWORD = "pw-that-is-refused-Jk2Wm"
 DATABASE_PASSWORD = "pw-of-the-database-Hn5Tr"
 BACKUP_KEY = "b5c0ffee" * 8
+BOUNCE_KEY = "key-of-the-return-paths-Gw3Lc"
 OTLP_TOKEN = "token-of-the-collector-Pd8Ys"
 
 
@@ -52,6 +53,7 @@ class World:
             "refused provider": WRONG_PASSWORD,
             "database": DATABASE_PASSWORD,
             "backup key": BACKUP_KEY,
+            "bounce key": BOUNCE_KEY,
             "collector": OTLP_TOKEN,
         }
         return {**planted, **{f"SASL of {identity}": word for identity, word in self.kafka.passwords.items()}}
@@ -126,6 +128,7 @@ def _plant(folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True)
     (folder / "password").write_text(PROVIDER_PASSWORD)
     (folder / "auth").write_text(f"shop:{PROVIDER_PASSWORD}\n")
+    (folder / "bounce-key").write_text(f"{BOUNCE_KEY}\n")
     return {"username": "shop", "password_file": str(folder / "password")}
 
 
@@ -138,6 +141,7 @@ def made(folder: Path) -> Iterator[World]:
         body["providers"]["primary"].update(login)
         body["providers"]["backup"].update({"username": "shop", "password": WRONG_PASSWORD})
         body["lanes"]["transactional"]["providers"] = ["primary"]
+        body["bounces"] = {"address": "bounces@bounces.example", "key_file": str(folder / "planted" / "bounce-key")}
 
     with SecuredKafka(folder / "kafka") as kafka, Collector() as collector:
         traced = {
