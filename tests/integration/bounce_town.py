@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from tests.acceptance.checker import read_topic
 from tests.acceptance.rig import Rig
 from tests.integration.bounce_gateway import GatewayProcess
@@ -17,10 +19,12 @@ from tests.integration.bouncing_postfix import BouncingPostfix, missing
 
 from postlane import Mail
 from postlane.bounce_keys import ReturnPaths
+from postlane.cli.main import main
 from postlane.clock import SystemClock
 from postlane.core.identity import delivery_id
 from postlane.core.policy import Bounces
 
+ENDS = ("delivered", "bounced", "suppressed")
 needs_postfix = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 ADDRESS = "bounces@bounces.example"
 WAIT_S = 90.0
@@ -86,6 +90,22 @@ class Town:
         """The delivery id."""
         mail = Mail(sender="shop@example.org", to=[to], subject="Order", text="On its way.", tenant=tenant)
         return delivery_id(self.rig.publisher.publish(mail).message_id, to)
+
+    def until_new_one_is(self, state: str, to: str, tenant: str = "default") -> None:
+        """Publishes to this recipient until it ends so: the router follows its tables, which may take a moment."""
+
+        def ends() -> str:
+            ident = self.publish(to, tenant)
+            return str(until(lambda: (s := self.delivery(ident)["state"]) in ENDS and s, f"{ident} ends"))
+
+        until(lambda: ends() == state, f"a new mail to {to} is {state}")
+
+    def postlane(self, *args: str) -> list[dict[str, Any]]:
+        """The documents of a command."""
+        env = {"POSTLANE_BOOTSTRAP_SERVERS": self._bootstrap, "POSTLANE_TOPIC_PREFIX": self.rig.names.prefix}
+        done = CliRunner().invoke(main, [*args, "--json"], env=env)
+        assert done.exit_code == 0, done.output
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
     def suppressed(self) -> set[bytes]:
         return {message.key() for message in read_topic(self._bootstrap, self.rig.names.suppressions)}

@@ -54,8 +54,7 @@ def test_a_bounce_of_a_real_server_reaches_the_books_and_the_list(town: Town) ->
     until(lambda: sorted(e["type"] for e in town.rig.books().deliveries[gone].events) == wanted, "one event of each")
 
     for tenant in ("default", "another"):
-        again = town.publish("gone@example.com", tenant)
-        until(lambda again=again: town.delivery(again)["state"] == "suppressed", "suppressed")
+        town.until_new_one_is("suppressed", "gone@example.com", tenant)
     again = town.publish("full@example.com")  # a full mailbox may have room the next time
     until(lambda: town.delivery(again)["state"] == "bounced", "it went out and bounced")
 
@@ -73,6 +72,16 @@ def test_the_same_notification_again_changes_nothing(town: Town) -> None:
     until(lambda: town.delivery(other)["state"] == "delivered", "the ledger has gone past both")
     assert town.delivery(ident) == row
     assert b"*/twice@example.com" in town.suppressed()
+
+
+@needs_postfix
+def test_an_operator_suppresses_for_every_tenant_lists_and_lifts(town: Town, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("lifted@example.com\n")
+    assert town.postlane("suppress", "import", str(tmp_path / "list"), "--tenant", "*")[0]["added"] == 1
+    town.until_new_one_is("suppressed", "lifted@example.com", "acme")
+    assert "lifted@example.com" in [s["address"] for s in town.postlane("suppress", "list", "--tenant", "*")]
+    assert town.postlane("suppress", "remove", "lifted@example.com", "--tenant", "*")[0]["removed"] == 1
+    town.until_new_one_is("delivered", "lifted@example.com", "acme")
 
 
 @needs_postfix

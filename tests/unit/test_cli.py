@@ -403,6 +403,7 @@ def test_a_file_that_is_not_there_or_has_no_format(tmp_path: Path) -> None:
         ["suppress", "add", "nobody"],
         ["suppress", "add"],
         ["suppress", "add", "a@b.example", "--tenant", "a/b"],
+        ["suppress", "add", "a@b.example", "--tenant", "**"],
         ["template", "put", "w", "--subject", "{{", "--text", "x"],
         ["template", "put", "w", "--subject", "S"],
         ["template", "put", "a/b", "--subject", "S", "--text", "x"],

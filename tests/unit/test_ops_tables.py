@@ -16,6 +16,7 @@ from postlane.eventlog.ports import Log, Outgoing, Partition
 from postlane.eventlog.tables import ControlTable, TemplateTable
 from postlane.eventlog.topics import TopicNames, declare
 from postlane.ops import tables
+from postlane.ops.replay_reading import Reading
 
 NAMES = TopicNames("t.")
 NOW = datetime(2026, 1, 31, 9, tzinfo=UTC)
@@ -48,6 +49,17 @@ async def test_suppressions_are_kept_in_one_form_and_found_again(log: Log) -> No
     assert left == ["bob@xn--strae-oqa.example", "carl@x.example"]
     with pytest.raises(InvalidAddress):
         await tables.add_suppressions(log, NAMES, [suppression("nobody")])
+
+
+async def test_what_is_suppressed_for_every_tenant_is_listed_lifted_and_guards_replays(log: Log) -> None:
+    entries = [suppression("Ada@Example.COM", "*"), suppression("bob@example.com")]
+    await tables.add_suppressions(log, NAMES, entries)
+    assert [s.address for s in await tables.suppressions(log, NAMES, "*")] == ["ada@example.com"]
+    standing = await Reading(log, NAMES).standing()
+    assert [standing.is_suppressed(tenant, "ADA@example.com") for tenant in ("default", "acme")] == [True, True]
+    assert [standing.is_suppressed(tenant, "bob@example.com") for tenant in ("default", "acme")] == [True, False]
+    assert await tables.remove_suppressions(log, NAMES, "*", ["ada@example.com"]) == 1
+    assert not (await Reading(log, NAMES).standing()).is_suppressed("default", "ada@example.com")
 
 
 async def test_many_suppressions(log: Log) -> None:
