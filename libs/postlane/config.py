@@ -116,24 +116,31 @@ def read_config(path: Path | None) -> Config:
 
 
 def load_yaml(path: Path) -> object:
-    """The document of a YAML file. Raises ConfigurationError, which tells what is wrong by its place and never by what
+    """The document of a YAML file. Raises ConfigurationError."""
+    try:
+        return parse_yaml(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def parse_yaml(data: bytes) -> object:
+    """The document in `data`. Raises ConfigurationError, which tells what is wrong by its place and never by what
     stands there: it may be a secret."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigurationError(f"{path}: cannot be read: {reason}") from None
-    try:
-        return yaml.safe_load(text)
+        return yaml.safe_load(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigurationError("cannot be read: it is not UTF-8") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         # The library quotes names that it found, an alias or a tag: a password may begin with * or !.
         problem = re.sub(r"'(?!<)[^']{2,}'", "'…'", error.problem or "no YAML")
-        raise ConfigurationError(f"{path}: {where}{problem}") from None
+        raise ConfigurationError(f"{where}{problem}") from None
     except yaml.YAMLError:
-        raise ConfigurationError(f"{path}: holds a character that YAML does not allow") from None
+        raise ConfigurationError("holds a character that YAML does not allow") from None
     except RecursionError:
-        raise ConfigurationError(f"{path}: nested too deeply") from None
+        raise ConfigurationError("nested too deeply") from None
     except Exception as error:  # of a number or date that is none; its text would repeat it
-        raise ConfigurationError(f"{path}: a value cannot be read ({type(error).__name__})") from None
+        raise ConfigurationError(f"a value cannot be read ({type(error).__name__})") from None

@@ -19,13 +19,16 @@ from aiohttp import web
 from postlane.clock import Clock
 from postlane.core.addresses import parse_mailbox
 from postlane.core.api_keys import ApiKey, Right
+from postlane.core.dsn import MESSAGE_MAX_BYTES
 from postlane.errors import BrokerUnavailable, InvalidMail, MailTooLarge, PublishError
+from postlane.eventlog.errors import LogError
 from postlane.mail import Mail
 from postlane.ops.openapi import document
 from postlane.publisher import AsyncPublisher, Receipt
 from postlane.telemetry.metrics import ProducerMetrics
 from postlane.telemetry.tracing import Tracer
 from postlane_producer import problems, tracing
+from postlane_producer.bounces import BounceIntake
 from postlane_producer.keys import KeyRing
 from postlane_producer.problems import Problem
 
@@ -39,6 +42,7 @@ BUSY_WAIT_S = 1.0
 WAY = "http"
 KEY_HEADER = "Idempotency-Key"
 _JSON, _LINES, _PROBLEM = "application/json", "application/x-ndjson", "application/problem+json"
+_MESSAGE = "message/rfc822"
 
 log = logging.getLogger("postlane.producer")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -71,10 +75,17 @@ class Api:
     """The handlers, for one application."""
 
     def __init__(
-        self, publisher: AsyncPublisher, keys: KeyRing, metrics: ProducerMetrics, tracer: Tracer, clock: Clock
+        self,
+        publisher: AsyncPublisher,
+        keys: KeyRing,
+        intake: BounceIntake,
+        metrics: ProducerMetrics,
+        tracer: Tracer,
+        clock: Clock,
     ) -> None:
         self._publisher = publisher
         self._keys = keys
+        self._intake = intake
         self._metrics = metrics
         self._tracer = tracer
         self._clock = clock
@@ -92,6 +103,7 @@ class Api:
         made = web.Application(middlewares=[self._answered])
         made.router.add_post("/v1/mails", self.mail)
         made.router.add_post("/v1/mails/batch", self.batch)
+        made.router.add_post("/v1/bounces", self.bounce)
         made.router.add_get("/v1/openapi.json", self.describe)
         made.on_response_prepare.append(_named)
         return made
@@ -110,7 +122,7 @@ class Api:
     async def mail(self, request: web.Request) -> web.Response:
         """One mail. 202 and its receipt once every in-sync replica has it."""
         caller = self._caller(request, "publish")
-        async with self._body(request, MAIL_MAX_BYTES, (_JSON,)) as body:
+        async with self._body(request, MAIL_MAX_BYTES, _JSON) as body:
             mail, key = read(body, request.headers.get(KEY_HEADER))
             self._may(caller, mail, body)
             self._pace(caller, 1)
@@ -121,13 +133,28 @@ class Api:
     async def batch(self, request: web.Request) -> web.Response:
         """A mail a line. 200, and for each line, in order, what `mail` would have answered, with its status."""
         caller = self._caller(request, "publish")
-        async with self._body(request, BATCH_MAX_BYTES, (_LINES,)) as lines:
+        async with self._body(request, BATCH_MAX_BYTES, _LINES) as lines:
             if len(lines) > BATCH_MAX_MAILS:
                 raise Problem(413, "too-many", f"{len(lines)} mails; at most {BATCH_MAX_MAILS} a batch")
             self._pace(caller, len(lines))
             answers = await asyncio.gather(*(self._line(line, caller, request) for line in lines))
         text = b"\n".join(orjson.dumps(answer) for answer in answers)
         return web.Response(body=text + b"\n", content_type=_LINES)
+
+    async def bounce(self, request: web.Request) -> web.Response:
+        """A notification as it came (message/rfc822), from a caller that may say of which delivery it is. 200 and what
+        came of it once Kafka has acknowledged; `?to=` is the address that it was sent to."""
+        self._caller(request, "bounces")
+        async with self._body(request, MESSAGE_MAX_BYTES, _MESSAGE) as raw:
+            try:
+                taken = await self._intake.take(raw, request.query.get("to"), trusted=True)
+            except LogError as error:
+                log.warning("a bounce could not be written", extra={"reason": str(error)})
+                title = "it was not kept, or only in part; send it again"
+                raise Problem(503, "unavailable", title, wait_s=problems.RETRY_AFTER_S) from None
+        body = {"delivery_id": taken.delivery_id, "outcomes": taken.outcomes, "reason": taken.reason or None}
+        told_of = {name: value for name, value in body.items() if value is not None}
+        return web.Response(body=orjson.dumps(told_of), content_type=_JSON)
 
     async def _line(self, line: bytes, caller: ApiKey, request: web.Request) -> dict[str, Any]:
         try:
@@ -180,10 +207,10 @@ class Api:
         return receipt
 
     @asynccontextmanager
-    async def _body(self, request: web.Request, max_bytes: int, types: tuple[str, ...]) -> AsyncIterator[Any]:
+    async def _body(self, request: web.Request, max_bytes: int, kind: str) -> AsyncIterator[Any]:
         """The body, read within its bounds; the room that it takes is held until the answer is ready."""
-        if request.content_type not in types:
-            raise Problem(415, "media-type", f"send {' or '.join(types)}")
+        if request.content_type != kind:
+            raise Problem(415, "media-type", f"send {kind}")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise Problem(415, "media-type", "send it without a Content-Encoding")
         size = request.content_length
@@ -191,7 +218,7 @@ class Api:
             raise Problem(413, "too-large", f"the body has {size} bytes; at most {max_bytes} are read")
         async with self._room.of(max_bytes if size is None else size):
             raw = await _read(request, max_bytes)
-            yield raw.splitlines() if _LINES in types else parsed(raw)
+            yield _READERS[kind](raw)
 
     @web.middleware
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -292,3 +319,6 @@ def _wrong(field_name: str, what: str) -> Problem:
     mistakes: Iterable[dict[str, str]] = [{"field": field_name, "problem": what}]
     title = "the mail cannot be sent as it stands"
     return Problem(422, "invalid-mail", title, f"{field_name}: {what}", errors=mistakes)
+
+
+_READERS: dict[str, Callable[[bytes], Any]] = {_JSON: parsed, _LINES: bytes.splitlines, _MESSAGE: bytes}

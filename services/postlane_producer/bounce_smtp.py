@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from pathlib import Path
 from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -36,17 +35,6 @@ CLOSE_TIMEOUT_S = 30.0
 NAME = "Postlane"
 
 log = logging.getLogger("postlane.bounces")
-
-
-def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """For STARTTLS, from PEM files. Raises ConfigurationError when they cannot be used."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or type(error).__name__
-        raise ConfigurationError(f"{certificate} and {key} cannot be used for STARTTLS: {reason}") from None
-    return context
 
 
 class BounceListener:
@@ -72,9 +60,15 @@ class BounceListener:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen. Raises OSError when the place is taken or may not be had."""
+        """Listen. Raises ConfigurationError when the place is taken or may not be had."""
         logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # the library tells each command, with addresses
-        self._server = await asyncio.get_running_loop().create_server(self._protocol, self.host, self.port)
+        try:
+            self._server = await asyncio.get_running_loop().create_server(self._protocol, self.host, self.port)
+        except OSError as error:
+            raise ConfigurationError(
+                f"POSTLANE_BOUNCES_LISTEN: cannot listen on {self.host}:{self.port}: {error.strerror or error}; "
+                "give another port"
+            ) from None
         self.port = self._server.sockets[0].getsockname()[1]
         log.info("bounces are taken", extra={"smtp": f"{self.host}:{self.port}", "tls": self.tls is not None})
 

@@ -46,13 +46,16 @@ class Taken(NamedTuple):
 
 
 class BounceIntake:
-    """One for the process, for every way in. `suppress`: addresses that do not exist go on the list."""
+    """One for the process, for every way in. `suppress`: addresses that do not exist go on the list.
+
+    Without return paths only what trusted callers bring can be matched.
+    """
 
     def __init__(
         self,
         appender: Appender,
         names: TopicNames,
-        return_paths: ReturnPaths,
+        return_paths: ReturnPaths | None,
         *,
         suppress: bool,
         clock: Clock,
@@ -69,7 +72,7 @@ class BounceIntake:
 
     def delivery_of(self, address: str) -> str | None:
         """The delivery whose return path this address is; None when we signed none such."""
-        return self._return_paths.delivery_of(address)
+        return None if self._return_paths is None else self._return_paths.delivery_of(address)
 
     async def take(self, raw: bytes, envelope_to: str | None, trusted: bool) -> Taken:
         """Take one message, as it came, that was addressed to `envelope_to`.

@@ -23,8 +23,16 @@ class Place(NamedTuple):
     port: int
 
 
+class TlsFiles(NamedTuple):
+    """PEM files: the certificate with its chain, and its key."""
+
+    certificate: Path
+    key: Path
+
+
 class GatewaySettings(BaseModel):
-    """Where the API listens, who may use it, and with which certificate (both files, or neither: plain HTTP).
+    """Where the API listens, who may use it, and with which certificate (None: plain HTTP); where bounces are taken
+    by SMTP (None: nowhere), and the certificate of its STARTTLS.
 
     `linger_s`: how long a stop goes on taking connections, while load balancers hear of it.
     """
@@ -33,28 +41,35 @@ class GatewaySettings(BaseModel):
 
     listen: Place
     keys_file: Path
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
+    tls: TlsFiles | None = None
     linger_s: float = 0.0
+    bounces: Place | None = None
+    bounces_tls: TlsFiles | None = None
 
 
 def read_settings(env: Mapping[str, str]) -> GatewaySettings:
-    """The POSTLANE_GATEWAY_* variables. Raises ConfigurationError."""
+    """The POSTLANE_GATEWAY_* and POSTLANE_BOUNCES_* variables. Raises ConfigurationError."""
     keys_file = env.get("POSTLANE_GATEWAY_KEYS_FILE", "")
     if not keys_file:
         raise ConfigurationError(
             "POSTLANE_GATEWAY_KEYS_FILE: name the file of API keys; `postlane gateway new-key NAME` makes one"
         )
-    certificate, key = (env.get(f"POSTLANE_GATEWAY_TLS_{name}", "") for name in ("CERT", "KEY"))
-    if bool(certificate) != bool(key):
-        raise ConfigurationError("POSTLANE_GATEWAY_TLS_CERT and POSTLANE_GATEWAY_TLS_KEY: give both, or neither")
+    bounces = env.get("POSTLANE_BOUNCES_LISTEN", "")
     return GatewaySettings(
         listen=place_of("POSTLANE_GATEWAY_LISTEN", env.get("POSTLANE_GATEWAY_LISTEN") or LISTEN),
         keys_file=Path(keys_file),
-        tls_cert=Path(certificate) if certificate else None,
-        tls_key=Path(key) if key else None,
+        tls=_tls(env, "POSTLANE_GATEWAY_TLS"),
         linger_s=_linger(env.get("POSTLANE_GATEWAY_LINGER_S") or "0"),
+        bounces=place_of("POSTLANE_BOUNCES_LISTEN", bounces) if bounces else None,
+        bounces_tls=_tls(env, "POSTLANE_BOUNCES_TLS"),
     )
+
+
+def _tls(env: Mapping[str, str], name: str) -> TlsFiles | None:
+    certificate, key = (env.get(f"{name}_{part}", "") for part in ("CERT", "KEY"))
+    if bool(certificate) != bool(key):
+        raise ConfigurationError(f"{name}_CERT and {name}_KEY: give both, or neither")
+    return TlsFiles(Path(certificate), Path(key)) if certificate else None
 
 
 def _linger(text: str) -> float:

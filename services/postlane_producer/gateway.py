@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
+from contextlib import AsyncExitStack
+from typing import Protocol
 
 from aiohttp import web
 
@@ -19,6 +20,7 @@ from postlane.publisher import AsyncPublisher
 from postlane_producer.api import Api
 from postlane_producer.config import GatewaySettings
 from postlane_producer.keys import KeyRing
+from postlane_producer.tls import server_context
 
 CONNECTIONS_MAX = 1_000
 IDLE_S = 20.0  # a connection on which no whole request head comes
@@ -30,16 +32,37 @@ HEADERS_MAX_BYTES = 16_384
 log = logging.getLogger("postlane.producer")
 
 
+class Listener(Protocol):
+    """Another way in."""
+
+    async def start(self) -> None:
+        """Raises ConfigurationError when the place is taken."""
+
+    async def close(self) -> None:
+        """Answer what was begun, within bounds."""
+
+
 class Gateway:
     """A gateway process (postlane.service.Service)."""
 
-    def __init__(self, settings: GatewaySettings, api: Api, keys: KeyRing, publisher: AsyncPublisher) -> None:
-        """Raises ConfigurationError when the certificate cannot be used."""
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        api: Api,
+        keys: KeyRing,
+        publisher: AsyncPublisher,
+        smtp: Listener | None = None,
+        held: AsyncExitStack | None = None,
+    ) -> None:
+        """`smtp` takes bounces; `held` is let go of at the end. Raises ConfigurationError when the certificate cannot
+        be used."""
         self._settings = settings
         self._api = api
         self._keys = keys
         self._publisher = publisher
-        self._tls = _tls_of(settings)
+        self._smtp = smtp
+        self._held = held
+        self._tls = None if settings.tls is None else server_context("POSTLANE_GATEWAY_TLS", settings.tls)
         self._server: asyncio.Server | None = None
         self._runner: web.AppRunner | None = None
         self._stopping = asyncio.Event()
@@ -71,6 +94,8 @@ class Gateway:
             ) from None
         self.port = self._server.sockets[0].getsockname()[1]
         log.info("the API listens", extra={"api": f"{host}:{self.port}", "tls": self._tls is not None})
+        if self._smtp is not None:
+            await self._smtp.start()
 
     async def run(self) -> None:
         """Look after keys and brokers until `stop`."""
@@ -78,7 +103,7 @@ class Gateway:
             try:
                 await asyncio.wait_for(self._stopping.wait(), LOOK_EVERY_S)
             except TimeoutError:
-                await asyncio.to_thread(self._keys.refresh)
+                self._keys.refresh()
                 await self._look()
 
     async def stop(self) -> None:
@@ -90,9 +115,11 @@ class Gateway:
             await asyncio.sleep(self._settings.linger_s)
         if self._server is not None:
             self._server.close()
+        await asyncio.gather(self._api.drain(STOP_TIMEOUT_S), *([self._smtp.close()] if self._smtp else []))
         if self._runner is not None:
-            await self._api.drain(STOP_TIMEOUT_S)  # a server that is told to shut down reads no more of a body
-            await self._runner.cleanup()
+            await self._runner.cleanup()  # only now: a server that is told to shut down reads no more of a body
+        if self._held is not None:
+            await self._held.aclose()
         try:
             await self._publisher.close(CLOSE_TIMEOUT_S)
         except PublishError as error:
@@ -124,16 +151,3 @@ class _Full(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
-
-
-def _tls_of(settings: GatewaySettings) -> ssl.SSLContext | None:
-    if settings.tls_cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"POSTLANE_GATEWAY_TLS_CERT, _KEY: {settings.tls_cert} and {settings.tls_key} cannot be used: {error}"
-        ) from None
-    return context

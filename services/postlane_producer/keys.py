@@ -1,21 +1,15 @@
-"""The key file while the service runs: read again when it changes, and what of each key's rate is left.
-
-A change that cannot be read changes nothing: the keys that were there go on, and the log says what is wrong.
-"""
+"""The key file while the service runs, and what of each key's rate is left."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
-from postlane.config import ConfigurationError, load_yaml
+from postlane.config import parse_yaml
 from postlane.core.api_keys import KEY_CHARS, ApiKey, digest, read_api_keys
 from postlane.core.limits import Bucket
+from postlane.watched_file import WatchedFile
 
-KEYS_FILE_MAX_BYTES = 1_000_000
 _SCHEME = "bearer "
-
-log = logging.getLogger("postlane.producer")
 
 
 class KeyRing:
@@ -23,21 +17,18 @@ class KeyRing:
 
     def __init__(self, path: Path) -> None:
         """Raises ConfigurationError when the file cannot be read or is wrong."""
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._keys: dict[str, ApiKey] = {}
+        self._keys = WatchedFile(path, "POSTLANE_GATEWAY_KEYS_FILE", _parse)
         self._buckets: dict[str, Bucket] = {}
-        self._load()
-
-    def __len__(self) -> int:
-        return len(self._keys)
 
     def of(self, authorization: str) -> ApiKey | None:
         """The key of an `Authorization: Bearer …` header (RFC 6750 2.1); None when it is none of ours."""
         if authorization[: len(_SCHEME)].lower() != _SCHEME:
             return None
-        given = authorization[len(_SCHEME) :].strip()
-        return self._keys.get(digest(given)) if len(given) == KEY_CHARS else None
+        return self.named(authorization[len(_SCHEME) :].strip())
+
+    def named(self, given: str) -> ApiKey | None:
+        """The entry of a key as its caller gives it; None when it is none of ours."""
+        return self._keys.value.get(digest(given)) if len(given) == KEY_CHARS else None
 
     def wait_s(self, key: ApiKey, count: int, now: float) -> float:
         """0 when `count` mails of this key may go now, and they are spent; else seconds until they might."""
@@ -54,36 +45,11 @@ class KeyRing:
 
     def refresh(self) -> None:
         """Read the file again if it has changed."""
-        try:
-            if self._stamp() != self._seen:
-                self._load()
-                log.info("the API keys were read again", extra={"keys": len(self._keys)})
-        except ConfigurationError as error:
-            self._seen = self._stamp_or_none()  # told once for each change
-            log.error("the API keys stay as they were", extra={"reason": str(error)})
+        self._keys.refresh()
+        known = {key.name for key in self._keys.value.values()}
+        for name in [name for name in self._buckets if name not in known]:
+            del self._buckets[name]
 
-    def _load(self) -> None:
-        stamp = self._stamp()
-        if stamp[1] > KEYS_FILE_MAX_BYTES:
-            raise ConfigurationError(f"{self._path}: larger than {KEYS_FILE_MAX_BYTES} bytes")
-        try:
-            found = read_api_keys(load_yaml(self._path))
-        except ConfigurationError as error:
-            text = str(error)
-            raise ConfigurationError(text if text.startswith(str(self._path)) else f"{self._path}: {text}") from None
-        self._seen, self._keys = stamp, found.by_digest()
-        known = {key.name for key in found.keys}
-        self._buckets = {name: bucket for name, bucket in self._buckets.items() if name in known}
 
-    def _stamp(self) -> tuple[int, int, int]:
-        try:
-            about = self._path.stat()
-        except OSError as error:
-            raise ConfigurationError(f"{self._path}: cannot be read: {error.strerror}") from None
-        return about.st_mtime_ns, about.st_size, about.st_ino
-
-    def _stamp_or_none(self) -> tuple[int, int, int] | None:
-        try:
-            return self._stamp()
-        except ConfigurationError:
-            return None
+def _parse(data: bytes) -> dict[str, ApiKey]:
+    return read_api_keys(parse_yaml(data)).by_digest()

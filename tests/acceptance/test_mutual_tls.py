@@ -22,7 +22,7 @@ from tests.acceptance.rig import Rig
 from tests.acceptance.tls_kafka import TlsKafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
-IDENTITIES = {"router": "router", "sender": "sender", "ledger": "ledger", "health": "health", "producer": "publisher"}
+IDENTITIES = {"router": "router", "sender": "sender", "ledger": "ledger", "health": "health", "producer": "gateway"}
 OTHERS = ("operator", "nobody")
 TIMEOUT_S = 90.0
 

@@ -106,7 +106,7 @@ def test_the_pipeline_works_from_publish_to_delivered(world: World) -> None:
 
 def test_the_gateway_publishes_and_takes_a_bounce(world: World, tmp_path: Path) -> None:
     """With the rights of its identity: the mail is delivered, bounces later, and its address is left alone."""
-    rig, options, to = world.rig, world.kafka.options("producer"), "left@example.com"
+    rig, options, to = world.rig, world.kafka.options("gateway"), "left@example.com"
     (tmp_path / "key").write_text("a-secret-of-this-test")
     bounces = Bounces(address="bounces@bounces.example", key_file=tmp_path / "key")
     paths = ReturnPaths(bounces, SystemClock())

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from tests.unit.dsn_samples import ADA, DELIVERY, MESSAGE
 
-from postlane.bounce_keys import KEY_FILE_MAX_BYTES, LOOK_EVERY_S, ReturnPaths
+from postlane.bounce_keys import LOOK_EVERY_S, ReturnPaths
 from postlane.core.errors import ConfigurationError
 from postlane.core.events import DispatchReady, MailContent
 from postlane.core.policy import Bounces
 from postlane.eventlog.tables import TemplateTable
+from postlane.watched_file import FILE_MAX_BYTES
 from postlane_sender.composer import Composer
 
 FIRST, SECOND = "the-first-secret-key", "the-second-secret-key"
@@ -78,7 +79,7 @@ def test_a_change_that_cannot_be_read_changes_nothing_and_is_told_once(
     assert signed(returns) != before
 
 
-@pytest.mark.parametrize("content", [None, b"", b"short", b"\xff" * (KEY_FILE_MAX_BYTES + 1)])
+@pytest.mark.parametrize("content", [None, b"", b"short", b"\xff" * (FILE_MAX_BYTES + 1)])
 def test_a_file_without_good_keys_is_a_configuration_error(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "key"
     if content is not None:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from postlane.core.policy import Topics
 from postlane.eventlog.topics import TopicNames, declare
 
-Identity = Literal["publisher", "producer", "router", "sender", "ledger", "health", "operator", "backup"]
+Identity = Literal["publisher", "gateway", "router", "sender", "ledger", "health", "operator", "backup"]
 Resource = Literal["topic", "group", "transactional_id", "cluster"]
 Pattern = Literal["literal", "prefixed"]
 Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "AlterConfigs"]
@@ -75,7 +75,7 @@ def _publisher(s: _Scope) -> Iterator[Acl]:
     yield s.topic(s.names.requests, "publish", "Write")
 
 
-def _producer(s: _Scope) -> Iterator[Acl]:
+def _gateway(s: _Scope) -> Iterator[Acl]:
     """The gateway process: it publishes for its callers, and takes bounces."""
     yield s.topic(s.names.requests, "publish for its callers", "Write")
     yield s.topic(s.names.events, "bounces that came later", "Write")
@@ -179,7 +179,7 @@ def _backup(s: _Scope) -> Iterator[Acl]:
 
 _OF = {
     "publisher": _publisher,
-    "producer": _producer,
+    "gateway": _gateway,
     "router": _router,
     "sender": _sender,
     "ledger": _ledger,
