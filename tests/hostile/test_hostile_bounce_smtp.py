@@ -13,7 +13,9 @@ import trustme
 from postlane.core.dsn import MESSAGE_MAX_BYTES
 from postlane.core.errors import ConfigurationError
 from postlane_producer import bounce_smtp
-from postlane_producer.bounce_smtp import RECIPIENTS_MAX, REPLIES_MAX, BounceListener, tls_context
+from postlane_producer.bounce_smtp import RECIPIENTS_MAX, REPLIES_MAX, BounceListener
+from postlane_producer.config import TlsFiles
+from postlane_producer.tls import server_context
 from tests.unit import dsn_samples as samples
 from tests.unit.bounce_gate import NAMES, Gate
 
@@ -84,7 +86,7 @@ async def listener(gate: Gate, tmp_path: Path) -> AsyncIterator[BounceListener]:
     own.private_key_pem.write_to_path(tmp_path / "tls.key")
     own.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    tls = tls_context(tmp_path / "tls.crt", tmp_path / "tls.key")
+    tls = server_context("POSTLANE_BOUNCES_TLS", TlsFiles(tmp_path / "tls.crt", tmp_path / "tls.key"))
     made = BounceListener(HOST, 0, gate.intake, hostname="mx.example.org", tls=tls)
     await made.start()
     yield made
@@ -362,8 +364,8 @@ async def test_starttls_and_what_was_injected_before_it(meet: Meet, gate: Gate, 
 def test_a_certificate_that_cannot_be_used_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("no certificate")
     for names in (("a", "a"), ("a", "nowhere")):
-        with pytest.raises(ConfigurationError, match="STARTTLS"):
-            tls_context(tmp_path / names[0], tmp_path / names[1])
+        with pytest.raises(ConfigurationError, match="POSTLANE_BOUNCES_TLS_CERT"):
+            server_context("POSTLANE_BOUNCES_TLS", TlsFiles(tmp_path / names[0], tmp_path / names[1]))
 
 
 # ------------------------------------------------------------------------------------------------------------- stopping

@@ -71,7 +71,7 @@ class Town:
     def __enter__(self) -> Town:
         routes = {"example.com": self.rig.practice.smtp_port, "bounces.example": self.gateway.port}
         self._running = ExitStack()
-        for part in (self.gateway, self.mx.to(routes), self.rig):
+        for part in (self.mx.to(routes), self.rig, self.gateway):
             self._running.enter_context(part)
         return self
 

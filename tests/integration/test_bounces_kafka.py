@@ -7,9 +7,13 @@ notification to the signed return path -> listener -> Kafka -> ledger and router
 from __future__ import annotations
 
 import asyncio
+import json
 import smtplib
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,6 +25,7 @@ from tests.unit import dsn_samples as samples
 
 from postlane.bounce_keys import ReturnPaths
 from postlane.clock import SystemClock
+from postlane.core.dsn import MESSAGE_MAX_BYTES
 from postlane.core.policy import Topics
 from postlane.eventlog.admin import KafkaAdmin
 from postlane.eventlog.kafka_config import ClientConfig
@@ -97,6 +102,31 @@ def test_a_forged_address_is_refused(town: Town) -> None:
     until(lambda: town.delivery(other)["state"] == "delivered", "the ledger has gone on")
     assert town.delivery(ident)["state"] == "delivered"
     assert b"*/forged@example.com" not in town.suppressed()
+
+
+@needs_postfix
+def test_a_caller_with_the_right_brings_what_came_to_a_mailbox(town: Town) -> None:
+    """Providers that put a return path of their own: the returned headers say whose it is, for a caller who may."""
+    ident = town.publish("webhook@example.com")
+    until(lambda: town.delivery(ident)["state"] == "delivered", "delivered")
+    message = samples.postfix("webhook@example.com", samples.mail("webhook@example.com", ident))
+    assert _post(town, message, "plk_" + "x" * 43)[0] == 401
+    status, told = _post(town, message, town.gateway.key)
+    assert (status, told) == (200, {"delivery_id": ident, "outcomes": ["suppressed"]})
+    until(lambda: town.delivery(ident)["state"] == "bounced", "bounced")
+    assert b"*/webhook@example.com" in town.suppressed()
+    assert _post(town, b"Subject: I am on holiday\r\n\r\n...", town.gateway.key)[1]["outcomes"] == ["not_a_report"]
+    assert _post(town, b"x" * (MESSAGE_MAX_BYTES + 1), town.gateway.key)[0] == 413
+
+
+def _post(town: Town, message: bytes, key: str) -> tuple[int, dict[str, Any]]:
+    about = {"Authorization": f"Bearer {key}", "Content-Type": "message/rfc822"}
+    request = urllib.request.Request(f"{town.gateway.api}/v1/bounces", message, about)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
 
 
 def _send(port: int, to: str | None, message: bytes) -> tuple[int, bytes]:

@@ -537,10 +537,11 @@ async def test_what_is_read_at_once_is_bounded(
 ) -> None:
     """In this process, so that the bounds can be small."""
     from postlane.clock import SystemClock
+    from postlane.eventlog.kafka import KafkaLog
     from postlane.publisher import AsyncPublisher, Publisher
     from postlane.telemetry.metrics import Metrics
     from postlane.telemetry.tracing import OFF
-    from postlane_producer import api, config, gateway, keys
+    from postlane_producer import api, bounces, config, gateway, keys
 
     monkeypatch.setattr(api, "BODY_TIMEOUT_S", 1.0)
     monkeypatch.setattr(gateway, "IDLE_S", 1.0)
@@ -549,7 +550,13 @@ async def test_what_is_read_at_once_is_bounded(
     await asyncio.to_thread(made.key, "shop")
     ring = keys.KeyRing(made.keys_file)
     publisher = AsyncPublisher(Publisher.from_env(installation.environ))
-    handlers = api.Api(publisher, ring, Metrics("producer").producer, OFF, SystemClock())
+    metrics = Metrics("producer").producer
+    log = KafkaLog(installation.environ["POSTLANE_BOOTSTRAP_SERVERS"])
+    appender = log.appender()
+    intake = bounces.BounceIntake(
+        appender, installation.names, None, suppress=True, clock=SystemClock(), tracer=OFF, metrics=metrics
+    )
+    handlers = api.Api(publisher, ring, intake, metrics, OFF, SystemClock())
     handlers._room = api.Room(requests=1, bytes=1_000)
     place = config.GatewaySettings(listen=config.Place("127.0.0.1", 0), keys_file=made.keys_file)
     service = gateway.Gateway(place, handlers, ring, publisher)
@@ -580,3 +587,5 @@ async def test_what_is_read_at_once_is_bounded(
             to_other.close()
     finally:
         await service.stop()
+        await appender.close()
+        await log.close()
