@@ -62,6 +62,6 @@ def _listener(settings: GatewaySettings, context: ServiceContext, intake: Bounce
     if context.config.bounces is None:
         raise ConfigurationError("POSTLANE_BOUNCES_LISTEN: postlane.yaml has no `bounces` (address and key_file)")
     files = settings.bounces_tls
-    tls = None if files is None else server_context("POSTLANE_BOUNCES_TLS", files)
+    tls = None if files is None else server_context(files)
     host, port = settings.bounces
     return BounceListener(host, port, intake, hostname=socket.getfqdn(), tls=tls)

@@ -24,8 +24,9 @@ class Place(NamedTuple):
 
 
 class TlsFiles(NamedTuple):
-    """PEM files: the certificate with its chain, and its key."""
+    """PEM files: the certificate with its chain, and its key; `variable` is what named the first."""
 
+    variable: str
     certificate: Path
     key: Path
 
@@ -58,18 +59,18 @@ def read_settings(env: Mapping[str, str]) -> GatewaySettings:
     return GatewaySettings(
         listen=place_of("POSTLANE_GATEWAY_LISTEN", env.get("POSTLANE_GATEWAY_LISTEN") or LISTEN),
         keys_file=Path(keys_file),
-        tls=_tls(env, "POSTLANE_GATEWAY_TLS"),
+        tls=_tls(env, "POSTLANE_GATEWAY_TLS_CERT", "POSTLANE_GATEWAY_TLS_KEY"),
         linger_s=_linger(env.get("POSTLANE_GATEWAY_LINGER_S") or "0"),
         bounces=place_of("POSTLANE_BOUNCES_LISTEN", bounces) if bounces else None,
-        bounces_tls=_tls(env, "POSTLANE_BOUNCES_TLS"),
+        bounces_tls=_tls(env, "POSTLANE_BOUNCES_TLS_CERT", "POSTLANE_BOUNCES_TLS_KEY"),
     )
 
 
-def _tls(env: Mapping[str, str], name: str) -> TlsFiles | None:
-    certificate, key = (env.get(f"{name}_{part}", "") for part in ("CERT", "KEY"))
+def _tls(env: Mapping[str, str], *names: str) -> TlsFiles | None:
+    certificate, key = (env.get(name, "") for name in names)
     if bool(certificate) != bool(key):
-        raise ConfigurationError(f"{name}_CERT and {name}_KEY: give both, or neither")
-    return TlsFiles(Path(certificate), Path(key)) if certificate else None
+        raise ConfigurationError(f"{' and '.join(names)}: give both, or neither")
+    return TlsFiles(names[0], Path(certificate), Path(key)) if certificate else None
 
 
 def _linger(text: str) -> float:

@@ -62,7 +62,7 @@ class Gateway:
         self._publisher = publisher
         self._smtp = smtp
         self._held = held
-        self._tls = None if settings.tls is None else server_context("POSTLANE_GATEWAY_TLS", settings.tls)
+        self._tls = None if settings.tls is None else server_context(settings.tls)
         self._server: asyncio.Server | None = None
         self._runner: web.AppRunner | None = None
         self._stopping = asyncio.Event()

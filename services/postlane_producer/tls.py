@@ -8,15 +8,14 @@ from postlane.config import ConfigurationError
 from postlane_producer.config import TlsFiles
 
 
-def server_context(name: str, files: TlsFiles) -> ssl.SSLContext:
-    """A server's context with this certificate; `name` is the variables' (`_CERT`, `_KEY`). Raises ConfigurationError
-    when the files cannot be used."""
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """A server's context with this certificate. Raises ConfigurationError when the files cannot be used."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(files.certificate, files.key)
     except (OSError, ssl.SSLError) as error:
         reason = error.strerror or type(error).__name__
         raise ConfigurationError(
-            f"{name}_CERT, {name}_KEY: {files.certificate} and {files.key} cannot be used: {reason}"
+            f"{files.variable}: {files.certificate} and {files.key} cannot be used: {reason}"
         ) from None
     return context

@@ -86,7 +86,7 @@ async def listener(gate: Gate, tmp_path: Path) -> AsyncIterator[BounceListener]:
     own.private_key_pem.write_to_path(tmp_path / "tls.key")
     own.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    tls = server_context("POSTLANE_BOUNCES_TLS", TlsFiles(tmp_path / "tls.crt", tmp_path / "tls.key"))
+    tls = server_context(TlsFiles("POSTLANE_BOUNCES_TLS_CERT", tmp_path / "tls.crt", tmp_path / "tls.key"))
     made = BounceListener(HOST, 0, gate.intake, hostname="mx.example.org", tls=tls)
     await made.start()
     yield made
@@ -365,7 +365,7 @@ def test_a_certificate_that_cannot_be_used_is_a_configuration_error(tmp_path: Pa
     (tmp_path / "a").write_text("no certificate")
     for names in (("a", "a"), ("a", "nowhere")):
         with pytest.raises(ConfigurationError, match="POSTLANE_BOUNCES_TLS_CERT"):
-            server_context("POSTLANE_BOUNCES_TLS", TlsFiles(tmp_path / names[0], tmp_path / names[1]))
+            server_context(TlsFiles("POSTLANE_BOUNCES_TLS_CERT", tmp_path / names[0], tmp_path / names[1]))
 
 
 # ------------------------------------------------------------------------------------------------------------- stopping

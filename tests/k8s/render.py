@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,19 @@ def render(folder: Path) -> list[Doc]:
 def overlay(name: str) -> list[Doc]:
     """One of OVERLAYS."""
     return render(ROOT / "k8s" / "overlays" / name)
+
+
+def production_with(component: str) -> list[Doc]:
+    """The production overlay with a component that it does not have by itself."""
+    with tempfile.TemporaryDirectory(dir=ROOT / "k8s" / "overlays") as folder:
+        body = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": ["../production"],
+            "components": [f"../../components/{component}"],
+        }
+        (Path(folder) / "kustomization.yaml").write_text(json.dumps(body))
+        return [copy.deepcopy(doc) for doc in render(Path(folder))]
 
 
 def pod_specs(docs: Iterable[Doc]) -> Iterator[tuple[str, Doc]]:

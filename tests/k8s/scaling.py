@@ -7,7 +7,6 @@ triggers, formula, bounds and the path through KEDA and the autoscaler, with sho
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import tempfile
@@ -26,7 +25,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from postlane.local.kafka import KafkaCluster
 from tests.k8s.cluster import Cluster, Skipped
-from tests.k8s.render import ROOT, Doc, moved, named, render
+from tests.k8s.render import Doc, moved, named, production_with
 
 SENDER = "sender-bulk"
 PARTITIONS = 12
@@ -156,7 +155,7 @@ class Lane:
 
 def _objects(servers: str, prometheus: str, lane: Lane) -> list[Doc]:
     """The manifests' own, with the addresses of the test and shorter periods."""
-    docs = _production_to_zero()
+    docs = production_with("keda-to-zero")
     scaled = named(docs, "ScaledObject", SENDER)
     spec = scaled["spec"]
     spec |= {"pollingInterval": 2, "cooldownPeriod": 5}
@@ -177,19 +176,6 @@ def _objects(servers: str, prometheus: str, lane: Lane) -> list[Doc]:
                 told |= {"start": f"{away} * * * *", "end": f"{(away + 1) % 60} * * * *"}
     kinds = ("Namespace", "PriorityClass", "ServiceAccount", "ConfigMap")
     return [named(docs, "StatefulSet", SENDER), scaled, *(d for d in docs if d["kind"] in kinds)]
-
-
-def _production_to_zero() -> list[Doc]:
-    """The production overlay with the component that lets bulk go to zero."""
-    with tempfile.TemporaryDirectory(dir=ROOT / "k8s" / "overlays") as folder:
-        body = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": ["../production"],
-            "components": ["../../components/keda-to-zero"],
-        }
-        (Path(folder) / "kustomization.yaml").write_text(json.dumps(body))
-        return [copy.deepcopy(doc) for doc in render(Path(folder))]
 
 
 @contextmanager

@@ -140,6 +140,19 @@ def told_by_configuration(policy: Config, variables: dict[str, str] | None = Non
     return configuration_checks(Environment(config_file=Path("postlane.yaml"), **env), policy, variables or {})
 
 
+def test_the_key_of_return_paths_is_there_and_not_for_everybody(tmp_path: Path) -> None:
+    file = tmp_path / "bounce-key"
+    policy = config(bounces={"address": "bounces@bounces.example.org", "key_file": str(file)})
+    only(told_by_configuration(policy), "bounce-key", "fail")
+    file.write_text("short")
+    assert "short" not in only(told_by_configuration(policy), "bounce-key", "fail").found.partition(": ")[2]
+    file.write_text("a-key-that-is-long-enough")
+    file.chmod(0o644)
+    only(told_by_configuration(policy), "bounce-key", "warn")
+    file.chmod(0o640)
+    assert troubles(told_by_configuration(policy)) == {}
+
+
 def test_variables_are_those_that_are_read() -> None:
     root = Path(__file__).parents[2]
     sources = [path.read_text() for folder in ("libs", "services") for path in (root / folder).rglob("*.py")]
@@ -405,6 +418,10 @@ async def test_dkim_without_a_selector_dmarc_of_the_domain_above_and_reserved_na
         assert troubles(await domain_checks(["news.shop.tld"], (), server)) == {"domain-dkim": "fail"}
         assert troubles(await domain_checks(["no.tld"], ["k1"], server))["domain-mx"] == "fail"
         assert await domain_checks(["example.org", "a.test", "mail.example.com"], (), server) == ()
+        returns = await domain_checks((), (), server, "no.tld")  # what bounces come back to
+        assert {check.name for check in returns} == {"domain-mx", "domain-spf"}
+        assert troubles(returns)["domain-mx"] == "fail"
+        assert await domain_checks((), (), server, "bounces.example.org") == ()
     monkeypatch.setattr("postlane.ops.doctor.domains.LOOKUP_TIMEOUT_S", 0.3)
     assert {c.verdict for c in await domain_checks(["shop.tld"], (), Nameserver("127.0.0.1", 1))} == {"skip"}
 

@@ -18,11 +18,12 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 from tests.k8s.pod_security import violations
-from tests.k8s.render import OVERLAYS, ROOT, Doc, moved, named, overlay, pod_specs, pod_template
+from tests.k8s.render import OVERLAYS, ROOT, Doc, moved, named, overlay, pod_specs, pod_template, production_with
 from tests.scaling.pods import GRACE_S
 
 from postlane.cli.main import main
 from postlane.config import Environment, read_config, read_environment
+from postlane.core.policy import Bounces
 from postlane.eventlog.kafka_config import SESSION_TIMEOUT_MS, check_options
 from postlane.eventlog.topics import TopicNames
 from postlane.local.broker_config import OFFSETS_RETENTION_MINUTES
@@ -423,6 +424,28 @@ def test_only_prometheus_reaches_a_service_and_publishers_the_gateway() -> None:
         assert len(others) == (service == "gateway"), service
     assert others[0]["from"] == [{"namespaceSelector": {"matchLabels": {"postlane": "publishes"}}}]
     assert others[0]["ports"] == [{"protocol": "TCP", "port": 8080}]
+
+
+def test_the_component_for_bounces_gives_the_key_to_who_signs_and_who_verifies() -> None:
+    made = production_with("bounces")
+    pods = dict(pod_specs(made))
+    for who in ("Deployment/gateway", "StatefulSet/sender-bulk", "StatefulSet/sender-transactional"):
+        container = pods[who]["containers"][0]
+        assert "/run/secrets/bounces" in {m["mountPath"] for m in container["volumeMounts"]}, who
+        assert list(violations(pods[who])) == [], who
+    assert "/run/secrets/bounces" not in json.dumps(pods["StatefulSet/router"])
+    gateway = pods["Deployment/gateway"]["containers"][0]
+    listens = {e["name"]: e.get("value") for e in gateway["env"]}["POSTLANE_BOUNCES_LISTEN"]
+    settings = read_settings({"POSTLANE_BOUNCES_LISTEN": listens, "POSTLANE_GATEWAY_KEYS_FILE": "k"})
+    assert settings.bounces is not None
+    assert {"name": "bounces", "containerPort": settings.bounces.port} in gateway["ports"]
+    (port,) = named(made, "Service", "bounces")["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (25, "bounces")
+    told = (ROOT / "k8s/components/bounces/kustomization.yaml").read_text()
+    Bounces(address="bounces@bounces.example.org", key_file=re.search(r"key_file: ([^}]+)}", told)[1])  # type: ignore[index]
+    for doc in made:
+        if not doc["apiVersion"].startswith(OF_OPERATORS):
+            kubernetes_validate.validate(doc, K8S_VERSIONS[-1], strict=True)
 
 
 def test_the_gateways_variables_are_those_that_it_reads_and_its_files_are_mounted() -> None:

@@ -47,7 +47,11 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"apiKey": []}],
-        "paths": {"/v1/mails": {"post": _mail()}, "/v1/mails/batch": {"post": _batch()}},
+        "paths": {
+            "/v1/mails": {"post": _mail()},
+            "/v1/mails/batch": {"post": _batch()},
+            "/v1/bounces": {"post": _bounce()},
+        },
         "components": {
             "schemas": components,
             "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer", "description": "plk_…"}},
@@ -85,6 +89,29 @@ def _batch() -> dict[str, Any]:
                 "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
             },
             **{status: _problem(says) for status, says in _STATUSES.items() if status not in ("422", "504")},
+        },
+    }
+
+
+def _bounce() -> dict[str, Any]:
+    about = "The address that it was sent to; where it is a return path of ours, it says of which delivery it is."
+    taken = {
+        "type": "object",
+        "required": ["outcomes"],
+        "properties": {
+            "delivery_id": {"type": "string"},
+            "outcomes": {"type": "array", "items": {"type": "string"}, "description": "One for each recipient."},
+            "reason": {"type": "string"},
+        },
+    }
+    return {
+        "operationId": "bringBounce",
+        "summary": "Bring a delivery status notification (RFC 3464) as it came.",
+        "parameters": [{"name": "to", "in": "query", "schema": {"type": "string"}, "description": about}],
+        "requestBody": {"required": True, "content": {"message/rfc822": {"schema": {"type": "string"}}}},
+        "responses": {
+            "200": {"description": "What came of it is on record.", "content": {"application/json": {"schema": taken}}},
+            **{status: _problem(_STATUSES[status]) for status in ("401", "403", "408", "413", "415", "503")},
         },
     }
 

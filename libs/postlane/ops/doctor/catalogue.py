@@ -18,6 +18,7 @@ CONFIGURATION = {
     "expiry-retention": "Kafka would drop dispatch records of mails that are still to be sent.",
     "dedup-retention": "The log must hold the requests at least as long as their keys are remembered.",
     "events-retention": "A replay asks the events what was delivered; what they forgot may be mailed twice.",
+    "bounce-key": "Without the key no mail can be signed and no bounce verified; who else has it can forge bounces.",
     "replication-setting": "With fewer than three copies the loss of one disk can lose acknowledged mails.",
 }
 MACHINE = {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 
-from postlane.config import SECRETS, Environment
+from postlane.bounce_keys import ReturnPaths
+from postlane.clock import SystemClock
+from postlane.config import SECRETS, ConfigurationError, Environment
 from postlane.core.policy import Config, Lane, Provider
 from postlane.eventlog.errors import OptionRefused
 from postlane.eventlog.kafka_config import MAX_POLL_INTERVAL_MS, SESSION_TIMEOUT_MS, check_options
@@ -31,6 +35,9 @@ VARIABLES = frozenset(
         "POSTLANE_DATA_DIR",
         "POSTLANE_INSTANCE_ID",
         "POSTLANE_DATABASE_URL",
+        "POSTLANE_BOUNCES_LISTEN",
+        "POSTLANE_BOUNCES_TLS_CERT",
+        "POSTLANE_BOUNCES_TLS_KEY",
         "POSTLANE_GATEWAY_KEYS_FILE",
         "POSTLANE_GATEWAY_LINGER_S",
         "POSTLANE_GATEWAY_LISTEN",
@@ -56,7 +63,25 @@ def configuration_checks(environment: Environment, config: Config, variables: Ma
         *(check for name, lane in config.lanes.items() for check in _times(name, lane)),
         *_retention(config),
         *_replication(config),
+        *_bounces(config),
     )
+
+
+def _bounces(config: Config) -> Iterator[Check]:
+    if config.bounces is None:
+        return
+    path = Path(config.bounces.key_file)
+    try:
+        ReturnPaths(config.bounces, SystemClock())
+        mode = path.stat().st_mode
+    except (ConfigurationError, OSError) as error:
+        do = "write the same key for all senders and gateways: docs/bounces.md"
+        yield fail("bounce-key", str(error).removeprefix("bounces.key_file: "), do)
+        return
+    if stat.S_IMODE(mode) & stat.S_IROTH:
+        yield warn("bounce-key", f"{path} can be read by everybody", f"chmod o-rwx {path}")
+    else:
+        yield ok("bounce-key", f"{path} is readable")
 
 
 def _file(environment: Environment) -> Check:

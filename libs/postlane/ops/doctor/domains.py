@@ -25,11 +25,15 @@ class Nameserver:
 
 
 async def domain_checks(
-    domains: Collection[str], selectors: Collection[str] = (), nameserver: Nameserver | None = None
+    domains: Collection[str],
+    selectors: Collection[str] = (),
+    nameserver: Nameserver | None = None,
+    returns: str | None = None,
 ) -> tuple[Check, ...]:
     """The checks of each domain. `selectors` are those of its DKIM keys; without one it can only be told that a
-    domain has no key at all (RFC 8020: where `_domainkey` does not exist, nothing below it does)."""
-    if not domains:
+    domain has no key at all (RFC 8020: where `_domainkey` does not exist, nothing below it does). `returns` is the
+    domain of the return paths, which no mail is from: only its MX and SPF count."""
+    if not (domains or returns):
         return ()
     try:
         import dns.asyncresolver
@@ -39,9 +43,22 @@ async def domain_checks(
     if nameserver is not None:
         resolver.nameservers, resolver.port = [nameserver.host], nameserver.port
     resolver.lifetime = LOOKUP_TIMEOUT_S
-    chosen = [domain for domain in domains if not f".{domain}".endswith((*RESERVED, ".localhost"))][:DOMAINS_MAX]
-    found = await asyncio.gather(*(_domain(resolver, domain, selectors) for domain in chosen))
-    return tuple(check for checks in found for check in checks)
+    chosen = [domain for domain in domains if _is_somebodys(domain)][:DOMAINS_MAX]
+    asked = [_domain(resolver, domain, selectors) for domain in chosen]
+    if returns is not None and _is_somebodys(returns) and returns not in chosen:
+        asked.append(_returns(resolver, returns))
+    return tuple(check for checks in await asyncio.gather(*asked) for check in checks)
+
+
+def _is_somebodys(domain: str) -> bool:
+    return not f".{domain}".endswith((*RESERVED, ".localhost"))
+
+
+async def _returns(resolver: Any, domain: str) -> list[Check]:
+    mx, texts = await asyncio.gather(_ask(resolver, domain, "MX"), _ask(resolver, domain, "TXT"))
+    if "unknown" in {mx[0], texts[0]}:
+        return [skip("domain-spf", "the resolver of this machine does not answer", "", domain)]
+    return [mx_check(domain, mx), *spf_checks(domain, texts)]
 
 
 async def _domain(resolver: Any, domain: str, selectors: Collection[str]) -> list[Check]:

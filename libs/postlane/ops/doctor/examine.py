@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from postlane.config import Environment
-from postlane.core.policy import Config
+from postlane.core.policy import Bounces, Config
 from postlane.ops.acls import Identity
 from postlane.ops.doctor.backups import ask_backups, no_place
 from postlane.ops.doctor.books import Told, ask_ledger, domains_of, ledger_checks, utc_now
@@ -73,7 +73,7 @@ async def examine(
     local, providers, domains, services, backups, cluster, books = await asyncio.gather(
         _local(environment, config, variables),
         _bounded("provider-reachable", provider_checks(config, connect=asked.connect)),
-        _bounded("domain-spf", _domains(asked, ledger)),
+        _bounded("domain-spf", _domains(asked, ledger, config.bounces)),
         _services(asked),
         _backups(asked),
         cluster_checks(environment, config, asked.identity, ledger),
@@ -100,11 +100,12 @@ async def _bounded(name: str, checks: Awaitable[tuple[Check, ...]]) -> tuple[Che
         return (skip(name, f"no answer within {NETWORK_TIMEOUT_S + DATABASE_TIMEOUT_S:g} s"),)
 
 
-async def _domains(wish: Wish, ledger: Callable[[], Awaitable[Told]]) -> tuple[Check, ...]:
+async def _domains(wish: Wish, ledger: Callable[[], Awaitable[Told]], bounces: Bounces | None) -> tuple[Check, ...]:
     if not wish.connect:
         return ()
     domains = domains_of(Told() if wish.domains else await ledger(), wish.domains)
-    return await domain_checks(domains, wish.selectors, wish.nameserver)
+    returns = None if bounces is None else bounces.address.rpartition("@")[2]
+    return await domain_checks(domains, wish.selectors, wish.nameserver, returns)
 
 
 async def _services(wish: Wish) -> tuple[Check, ...]:
