@@ -1,7 +1,7 @@
 """`make bench`: runs the benchmarks in turn; writes bench/results.json and from it docs/benchmarks.md.
 
-    python -m bench [books] [router] [ledger] [others] [latency] [takeover] [kill] [backlog] [telemetry] [gateway] [scale]
-                    [--mails N]
+    python -m bench [books] [router] [ledger] [others] [latency] [takeover] [kill] [backlog] [telemetry]
+                    [gateway] [scale] [--mails N]
 
 Without names: all of them. Ratios are measured side by side in one run; absolute figures depend on the machine, that is
 named beside them with the load that it had, so run it on a quiet one.

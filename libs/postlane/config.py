@@ -23,6 +23,8 @@ _KAFKA = "POSTLANE_KAFKA_"
 # These may also stand in a file that `<NAME>_FILE` names: mounted secrets.
 SECRETS = ("POSTLANE_DATABASE_URL", "POSTLANE_KAFKA_SASL_PASSWORD", "POSTLANE_KAFKA_SSL_KEY_PASSWORD")
 SECRET_MAX_BYTES = 65_536
+PREFIX_MAX_CHARS = 100  # a topic's name has at most 249
+_PREFIX = re.compile(rf"[A-Za-z0-9._-]{{0,{PREFIX_MAX_CHARS}}}")
 
 
 class Environment(BaseModel):
@@ -54,12 +56,18 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     if port is not None and not (re.fullmatch("[0-9]{1,5}", port) and int(port) < 65536):
         raise ConfigurationError(f"POSTLANE_HTTP_PORT: {port!r} is not a port; give a number from 0 to 65535")
     lanes = tuple(part.strip() for part in env.get("POSTLANE_LANES", "").split(",") if part.strip())
+    prefix = env.get("POSTLANE_TOPIC_PREFIX", "")
+    if not _PREFIX.fullmatch(prefix):
+        raise ConfigurationError(
+            f"POSTLANE_TOPIC_PREFIX: {prefix[:100]!a} cannot begin a topic's name; use letters, digits and . _ -, "
+            f"at most {PREFIX_MAX_CHARS} of them"
+        )
     named = env.get("POSTLANE_CONFIG")
     if named and not _is_file(named):
         raise ConfigurationError(f"POSTLANE_CONFIG: there is no file {named}")
     return Environment(
         bootstrap_servers=env.get("POSTLANE_BOOTSTRAP_SERVERS") or "127.0.0.1:9092",
-        topic_prefix=env.get("POSTLANE_TOPIC_PREFIX", ""),
+        topic_prefix=prefix,
         config_file=Path(named) if named else (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None),
         kafka=kafka,
         http_host=env.get("POSTLANE_HTTP_HOST") or "127.0.0.1",

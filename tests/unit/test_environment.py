@@ -44,3 +44,10 @@ def test_a_secret_in_both_places_is_refused(tmp_path: Path) -> None:
 def test_a_port_that_is_none_is_refused(port: str) -> None:
     with pytest.raises(ConfigurationError, match="POSTLANE_HTTP_PORT"):
         read_environment({"POSTLANE_HTTP_PORT": port})
+
+
+@pytest.mark.parametrize("prefix", ["a b", "shop/", "é", "x" * 101, "a\n"])
+def test_a_prefix_that_no_topic_can_have_is_refused_at_once(prefix: str) -> None:
+    with pytest.raises(ConfigurationError, match="POSTLANE_TOPIC_PREFIX"):
+        read_environment({"POSTLANE_TOPIC_PREFIX": prefix})
+    assert read_environment({"POSTLANE_TOPIC_PREFIX": "shop-1.eu_"}).topic_prefix == "shop-1.eu_"
