@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
+from postlane.eventlog.errors import Retriable
 from postlane.eventlog.kafka import KafkaLog
 from postlane.eventlog.memory import MemoryCluster, MemoryLog
 from postlane.eventlog.memory_faults import Fault, ProcessDied
@@ -241,11 +242,21 @@ async def pump(until: Callable[[], bool], *members: Member, timeout_s: float = T
     return found
 
 
+async def high_watermark(log: Log, partition: Partition) -> int:
+    """Asked for again while a broker that has just come back is not its leader yet."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            try:
+                return (await log.high_watermarks([partition]))[partition]
+            except Retriable:
+                await asyncio.sleep(0.1)
+
+
 async def values(
     log: Log, partition: Partition, start: int = 0, end: int | None = None, *, committed: bool = True
 ) -> list[bytes | None]:
     if end is None:
-        end = (await log.high_watermarks([partition]))[partition]
+        end = await high_watermark(log, partition)
     found: list[bytes | None] = []
     async for batch in log.read(partition, start, end, deadline_s=10, committed=committed):
         found += [record.value for record in batch]

@@ -214,7 +214,9 @@ def simulate(seed: int, rules: Rules | None = None) -> Result:
 
 def virtually(make: Callable[[], World], run: Callable[[World], Coroutine[Any, Any, Result]]) -> Result:
     """Run a world's story on a loop of its own; what is left of its processes goes without a word."""
-    logging.getLogger("postlane").setLevel(logging.CRITICAL + 1)
+    loud = logging.getLogger("postlane")
+    level = loud.level
+    loud.setLevel(logging.CRITICAL + 1)
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     collecting = gc.isenabled()
     gc.disable()  # a collection would end coroutines of the dead at moments of its own choosing
@@ -227,6 +229,7 @@ def virtually(make: Callable[[], World], run: Callable[[World], Coroutine[Any, A
         if collecting:
             gc.enable()
         sys.unraisablehook = hook
+        loud.setLevel(level)
 
 
 def _on_a_loop(make: Callable[[], World], run: Callable[[World], Coroutine[Any, Any, Result]]) -> Result:
