@@ -22,13 +22,16 @@ from postlane_producer.keys import KeyRing
 from postlane_producer.tls import server_context
 
 SOURCE = "postlane/gateway"
+PUBLISH_TIMEOUT_S = 20.0  # less than callers and load balancers wait, and a stop with it fits its time
 
 
 def build(context: ServiceContext) -> Service:
     """The gateway of this process. Raises ConfigurationError."""
     settings = read_settings(os.environ)
     keys = KeyRing(settings.keys_file)
-    publisher = AsyncPublisher(Publisher.from_environment(context.environment, source=SOURCE))
+    publisher = AsyncPublisher(
+        Publisher.from_environment(context.environment, timeout_s=PUBLISH_TIMEOUT_S, source=SOURCE)
+    )
     held = AsyncExitStack()
     intake = _intake(context, held)
     api = Api(publisher, keys, intake, context.metrics.producer, context.tracer, SystemClock())

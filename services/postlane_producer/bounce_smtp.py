@@ -31,7 +31,7 @@ COMMANDS_MAX = 50  # of one name, in one session
 REPLIES_MAX = 400  # lines of ours in one session, whatever was said
 LINE_MAX_BYTES = 8_192  # RFC 5321 4.5.3.1.6 has 1000; some returned mails have longer ones
 HELD_MAX_BYTES = 64 * 1024 * 1024  # of messages that are coming in, over all sessions
-CLOSE_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 22.0  # longer than an acknowledgement is waited for
 NAME = "Postlane"
 
 log = logging.getLogger("postlane.bounces")

@@ -25,7 +25,7 @@ from postlane_producer.tls import server_context
 CONNECTIONS_MAX = 1_000
 IDLE_S = 20.0  # a connection on which no whole request head comes
 LOOK_EVERY_S = 1.0  # at the key file, and for brokers that were lost
-STOP_TIMEOUT_S = 32.0  # longer than a publish may take
+STOP_TIMEOUT_S = 22.0  # longer than a publish may take; with the longest linger and the closing less than a stop
 CLOSE_TIMEOUT_S = 5.0
 HEADERS_MAX_BYTES = 16_384
 
@@ -118,16 +118,17 @@ class Gateway:
         await asyncio.gather(self._api.drain(STOP_TIMEOUT_S), *([self._smtp.close()] if self._smtp else []))
         if self._runner is not None:
             await self._runner.cleanup()  # only now: a server that is told to shut down reads no more of a body
-        if self._held is not None:
-            await self._held.aclose()
-        try:
-            await self._publisher.close(CLOSE_TIMEOUT_S)
-        except PublishError as error:
-            log.warning("closed before all was acknowledged", extra={"reason": str(error)})
+        await asyncio.gather(self._close_publisher(), *([self._held.aclose()] if self._held else []))
 
     def not_ready(self) -> str | None:
         """Why nothing can be published."""
         return self._api.trouble
+
+    async def _close_publisher(self) -> None:
+        try:
+            await self._publisher.close(CLOSE_TIMEOUT_S)
+        except PublishError as error:
+            log.warning("closed before all was acknowledged", extra={"reason": str(error)})
 
     async def _look(self) -> None:
         """Whether a broker answers; asks only where all of them were lost."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from postlane.core.addresses import InvalidAddress, parse_mailbox
 from postlane.core.errors import ConfigurationError
 from postlane.core.policy import Policy
 
@@ -41,10 +42,7 @@ class ApiKey(Policy):
     @field_validator("senders")
     @classmethod
     def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for one in value:
-            if "@" not in one or one.endswith("@"):
-                raise ValueError(f"{one!a}: give a whole address, or @domain for all of a domain")
-        return tuple(one.lower() for one in value)
+        return tuple(_allowed(one) for one in value)
 
     def sends_as(self, address: str) -> bool:
         """Whether `address` (local@domain, as `parse_mailbox` gives it) may stand in `sender`."""
@@ -71,6 +69,15 @@ class ApiKeys(Policy):
     def by_digest(self) -> dict[str, ApiKey]:
         """SHA-256 in hex -> key."""
         return {key.sha256: key for key in self.keys}
+
+
+def _allowed(text: str) -> str:
+    """An entry of `senders` in the form that addresses are compared in: domain in A-labels, lower case."""
+    try:
+        address = parse_mailbox(f"x{text}" if text.startswith("@") else text).address.lower()
+    except InvalidAddress:
+        raise ValueError(f"{text[:100]!a}: give a whole address, or @domain for all of a domain") from None
+    return address[1:] if text.startswith("@") else address
 
 
 def read_api_keys(body: Any) -> ApiKeys:

@@ -27,7 +27,7 @@ def add_key(path: Path, entry: ApiKey) -> None:
     """
     text = path.read_text(encoding="utf-8") if path.exists() else _HEAD
     if path.exists():
-        read_api_keys(load_yaml(path))
+        _check(path, path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     mode = path.stat().st_mode & 0o777 if path.exists() else MODE
     try:
@@ -39,12 +39,12 @@ def add_key(path: Path, entry: ApiKey) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _check(temporary: Path, path: Path, entry: ApiKey) -> None:
+def _check(written: Path, path: Path, entry: ApiKey | None = None) -> None:
     try:
-        if entry not in read_api_keys(load_yaml(temporary)).keys:
+        if entry not in (None, *read_api_keys(load_yaml(written)).keys):
             raise ConfigurationError("the entry would not be read back")
     except ConfigurationError as error:
-        text = str(error).replace(str(temporary), str(path))
+        text = str(error).replace(f"{written}: ", "")
         raise ConfigurationError(
             f"{path}: not changed: {text} (entries are added at the end, so `keys` has to be its last part, "
             "a block list indented by two spaces)"
