@@ -73,6 +73,16 @@ def test_the_servers_own_code_goes_before_the_status() -> None:
     assert said(samples.postfix(Status="5.1.1", Diagnostic_Code="X-Postfix; unknown user")).suppression is not None
 
 
+@pytest.mark.parametrize(
+    ("status", "suppressed"),
+    [("5.1.1", True), ("5.1.2", True), ("5.1.3", True), ("5.1.6", True), ("5.1.10", True)]
+    + [(status, False) for status in ("5.1.0", "5.1.4", "5.1.5", "5.1.7", "5.1.8", "5.1.9", "5.2.1", "5.7.1")],
+)
+def test_only_a_code_that_says_so_keeps_every_tenant_from_an_address(status: str, suppressed: bool) -> None:
+    one = said(samples.postfix(Status=status, Diagnostic_Code=f"smtp; 550 {status} user unknown, sender denied"))
+    assert (one.suppression is not None) is suppressed
+
+
 def test_nobody_is_suppressed_where_that_is_switched_off() -> None:
     (one,) = of(samples.postfix(), suppress=False)
     assert (one.outcome, one.suppression) == (Outcome.BOUNCED, None)

@@ -17,9 +17,11 @@ from postlane.core.addresses import InvalidAddress, parse_mailbox
 from postlane.core.dsn import Action, Report, Reported, Returned
 from postlane.core.events import EVERY_TENANT, Bounced, ReplyInfo, Suppression
 from postlane.core.identity import delivery_id, split_delivery_id
-from postlane.core.replies import Phase, Reply, ReplyClass, classify
+from postlane.core.replies import Phase, Reply, classify
 
 SUPPRESSED_BECAUSE = "bounced"
+# RFC 3463 3.2: bad mailbox, bad system, bad syntax, moved without a forwarding address; RFC 7505 4.1: null MX.
+NO_SUCH_ADDRESS = frozenset({"1.1", "1.2", "1.3", "1.6", "1.10"})
 CODE_UNKNOWN = 550  # what stands for the server's code where the report gives none
 RECIPIENT_SHOWN_MAX_CHARS = 320
 _TRACE = re.compile(r"([0-9a-f]{32})-([0-9a-f]{16})")
@@ -161,8 +163,9 @@ def _reply(each: Reported) -> Reply:
 
 
 def _no_such_address(reply: Reply) -> bool:
-    """Whether the enhanced code says that the address does not exist; words alone are not enough for all tenants."""
-    return reply.enhanced is not None and classify(reply._replace(text=""), Phase.RCPT) is ReplyClass.RECIPIENT
+    """Whether the enhanced code says that the address does not exist; words alone are not enough for all tenants, nor
+    is 5.1.0, by which servers speak of senders too."""
+    return reply.enhanced is not None and reply.enhanced.startswith("5.") and reply.enhanced[2:] in NO_SUCH_ADDRESS
 
 
 @dataclass(frozen=True, slots=True)
