@@ -30,7 +30,7 @@ from postlane.core import events
 from postlane.core.addresses import InvalidAddress, parse_mailbox
 from postlane.core.events import RECIPIENTS_MAX, InDoubt
 from postlane.errors import InvalidMail
-from postlane.mime.compose import check_content
+from postlane.mime.compose import ATTACHMENTS_MAX, check_content
 from postlane.mime.content import InvalidContent
 
 NAME_MAX_CHARS = 128  # of lane, tenant, campaign and template id
@@ -176,6 +176,8 @@ class Mail(_Given):
     def _each_file(cls, value: object) -> object:
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             return value
+        if isinstance(value, Sequence) and len(value) > ATTACHMENTS_MAX:
+            raise ValueError(f"more than {ATTACHMENTS_MAX}")
         return tuple(_part(Attachment, item, f"attachments[{index}]") for index, item in enumerate(value))
 
     @field_validator("template", mode="before")
@@ -288,7 +290,7 @@ def _part(model: type[_Given], value: object, place: str) -> object:
 
 
 def _unknown(name: str, known: list[str]) -> tuple[str, str]:
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name[:80], known, n=1)
     shown = ascii(name[:80])
     return shown, f"unknown field; did you mean {near[0]!r}?" if near else f"unknown field; known: {', '.join(known)}"
 

@@ -27,7 +27,7 @@ class WatchedFile(Generic[T]):
         self._path = path
         self._name = name
         self._parse = parse
-        self._seen: tuple[int, int, int] | None = self._stamp()
+        self._seen: tuple[int, ...] | None = self._stamp()
         self.value = self._read()
 
     def refresh(self) -> None:
@@ -43,12 +43,12 @@ class WatchedFile(Generic[T]):
             if self._seen is not None or before is not None:
                 log.error("a file stays as it was", extra={"file": self._name, "reason": str(error)})
 
-    def _stamp(self) -> tuple[int, int, int]:
+    def _stamp(self) -> tuple[int, ...]:
         try:
             about = self._path.stat()
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from None
-        return about.st_mtime_ns, about.st_size, about.st_ino
+        return about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino  # ctime: its mode was changed
 
     def _read(self) -> T:
         try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from postlane.core.api_keys import ApiKey, Right
 from postlane.core.dsn import MESSAGE_MAX_BYTES
 from postlane.errors import BrokerUnavailable, InvalidMail, MailTooLarge, PublishError
 from postlane.eventlog.errors import LogError
-from postlane.mail import Mail
+from postlane.mail import Mail, check_key
 from postlane.ops.openapi import document
 from postlane.publisher import AsyncPublisher, Receipt
 from postlane.telemetry.metrics import ProducerMetrics
@@ -50,25 +51,26 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(slots=True)
 class Room:
-    """What may be read at once."""
+    """What may be read at once: so much by all, half of it by one caller."""
 
     requests: int = REQUESTS_AT_ONCE_MAX
     bytes: int = BODIES_AT_ONCE_MAX_BYTES
-    _used: list[int] = field(default_factory=lambda: [0, 0])
+    _of: dict[str, Counter[str]] = field(default_factory=lambda: {"requests": Counter(), "bytes": Counter()})
 
     @asynccontextmanager
-    async def of(self, size_bytes: int) -> AsyncIterator[None]:
+    async def of(self, caller: str, size_bytes: int) -> AsyncIterator[None]:
         """Hold it while a request is under way. Raises Problem (503) when there is none."""
-        used = self._used
-        if used[0] >= self.requests or used[1] + size_bytes > self.bytes:
+        requests, held = self._of["requests"], self._of["bytes"]
+        mine = requests[caller] < max(1, self.requests // 2) and held[caller] + size_bytes <= self.bytes // 2
+        if not mine or requests.total() >= self.requests or held.total() + size_bytes > self.bytes:
             raise Problem(503, "busy", "too much is under way; nothing was published", wait_s=BUSY_WAIT_S)
-        used[0] += 1
-        used[1] += size_bytes
+        requests[caller] += 1
+        held[caller] += size_bytes
         try:
             yield
         finally:
-            used[0] -= 1
-            used[1] -= size_bytes
+            requests[caller] -= 1
+            held[caller] -= size_bytes
 
 
 class Api:
@@ -122,10 +124,10 @@ class Api:
     async def mail(self, request: web.Request) -> web.Response:
         """One mail. 202 and its receipt once every in-sync replica has it."""
         caller = self._caller(request, "publish")
-        async with self._body(request, MAIL_MAX_BYTES, _JSON) as body:
-            mail, key = read(body, request.headers.get(KEY_HEADER))
+        self._pace(caller, 1)  # first: a mistake costs time as well
+        async with self._body(request, caller, MAIL_MAX_BYTES, _JSON) as body:
+            mail, key = read(body, _one(request.headers.getall(KEY_HEADER, ())))
             self._may(caller, mail, body)
-            self._pace(caller, 1)
             with tracing.begin(self._tracer, request, caller, mail, key):
                 receipt = await self._publish(mail, key, caller)
         return web.Response(status=202, body=orjson.dumps(told(receipt)), content_type=_JSON)
@@ -133,7 +135,7 @@ class Api:
     async def batch(self, request: web.Request) -> web.Response:
         """A mail a line. 200, and for each line, in order, what `mail` would have answered, with its status."""
         caller = self._caller(request, "publish")
-        async with self._body(request, BATCH_MAX_BYTES, _LINES) as lines:
+        async with self._body(request, caller, BATCH_MAX_BYTES, _LINES) as lines:
             if len(lines) > BATCH_MAX_MAILS:
                 raise Problem(413, "too-many", f"{len(lines)} mails; at most {BATCH_MAX_MAILS} a batch")
             self._pace(caller, len(lines))
@@ -144,8 +146,8 @@ class Api:
     async def bounce(self, request: web.Request) -> web.Response:
         """A notification as it came (message/rfc822), from a caller that may say of which delivery it is. 200 and what
         came of it once Kafka has acknowledged; `?to=` is the address that it was sent to."""
-        self._caller(request, "bounces")
-        async with self._body(request, MESSAGE_MAX_BYTES, _MESSAGE) as raw:
+        caller = self._caller(request, "bounces")
+        async with self._body(request, caller, MESSAGE_MAX_BYTES, _MESSAGE) as raw:
             try:
                 taken = await self._intake.take(raw, request.query.get("to"), trusted=True)
             except LogError as error:
@@ -163,9 +165,12 @@ class Api:
             self._may(caller, mail, body)
             with tracing.begin(self._tracer, request, caller, mail, key):
                 return {"status": 202, **told(await self._publish(mail, key, caller))}
-        except Problem as problem:
-            self._metrics.refused_total.labels(WAY, problem.reason).inc()
-            return problem.body
+        except Problem as known:
+            problem = known
+        except Exception:  # of one line; the others go on
+            problem = _failed("a line of a batch failed", request)
+        self._metrics.refused_total.labels(WAY, problem.reason).inc()
+        return problem.body
 
     # ------------------------------------------------------------------------------------------------------ steps
 
@@ -207,16 +212,16 @@ class Api:
         return receipt
 
     @asynccontextmanager
-    async def _body(self, request: web.Request, max_bytes: int, kind: str) -> AsyncIterator[Any]:
+    async def _body(self, request: web.Request, caller: ApiKey, max_bytes: int, kind: str) -> AsyncIterator[Any]:
         """The body, read within its bounds; the room that it takes is held until the answer is ready."""
         if request.content_type != kind:
             raise Problem(415, "media-type", f"send {kind}")
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if {coding.lower() for coding in request.headers.getall("Content-Encoding", ())} - {"identity"}:
             raise Problem(415, "media-type", "send it without a Content-Encoding")
         size = request.content_length
         if size is not None and size > max_bytes:
             raise Problem(413, "too-large", f"the body has {size} bytes; at most {max_bytes} are read")
-        async with self._room.of(max_bytes if size is None else size):
+        async with self._room.of(caller.name, max_bytes if size is None else size):
             raw = await _read(request, max_bytes)
             yield _READERS[kind](raw)
 
@@ -247,11 +252,22 @@ class Api:
         except ConnectionError:
             raise  # nobody is there to answer
         except Exception:
-            log.exception("a request failed", extra={"path": request.path[:100]})
-            problem = Problem(500, "failed", "something broke here; whether it was published is unknown")
+            problem = _failed("a request failed", request)
         self._metrics.refused_total.labels(WAY, problem.reason).inc()
         body = orjson.dumps(problem.body)
         return web.Response(status=problem.status, body=body, content_type=_PROBLEM, headers=dict(problem.headers))
+
+
+def _failed(what: str, request: web.Request) -> Problem:
+    log.exception(what, extra={"path": request.path[:100]})
+    return Problem(500, "failed", "something broke here; whether it was published is unknown")
+
+
+def _one(values: Sequence[str]) -> str | None:
+    """A header that may stand there once. Raises Problem (422)."""
+    if len(values) > 1:
+        raise _wrong("key", f"several headers {KEY_HEADER}; give one")
+    return values[0] if values else None
 
 
 async def _named(request: web.Request, response: web.StreamResponse) -> None:
@@ -297,7 +313,7 @@ def read(body: dict[str, Any], header: str | None) -> tuple[Mail, str | None]:
     if key is not None and not isinstance(key, str):
         raise _wrong("key", "must be a text")
     try:
-        return Mail.model_validate(fields), key
+        return Mail.model_validate(fields), None if key is None else check_key(key)
     except PublishError as error:
         raise problems.of(error) from None
 

@@ -23,7 +23,7 @@ from postlane.core.errors import ConfigurationError
 from postlane.eventlog.errors import LogError
 from postlane_producer.bounces import BounceIntake
 
-RECIPIENTS_MAX = 5  # of one message
+RECIPIENTS_MAX = 1  # of one message: each is read for each, and a notification goes to one return path
 SESSIONS_MAX = 100
 SESSION_MAX_S = 600.0
 COMMAND_TIMEOUT_S = 300.0  # RFC 5321 4.5.3.2.7
@@ -64,10 +64,10 @@ class BounceListener:
         logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # the library tells each command, with addresses
         try:
             self._server = await asyncio.get_running_loop().create_server(self._protocol, self.host, self.port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise ConfigurationError(
-                f"POSTLANE_BOUNCES_LISTEN: cannot listen on {self.host}:{self.port}: {error.strerror or error}; "
-                "give another port"
+                f"POSTLANE_BOUNCES_LISTEN: cannot listen on {self.host}:{self.port}: {reason}; give another port"
             ) from None
         self.port = self._server.sockets[0].getsockname()[1]
         log.info("bounces are taken", extra={"smtp": f"{self.host}:{self.port}", "tls": self.tls is not None})

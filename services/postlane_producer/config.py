@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from postlane.config import ConfigurationError
 
 LISTEN = "127.0.0.1:8080"
-LINGER_MAX_S = 8  # with the longest drain it fits a stop
+LINGER_MAX_S = 5  # with the longest drain it fits a stop
 _PLACE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 

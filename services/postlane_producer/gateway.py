@@ -28,8 +28,12 @@ LOOK_EVERY_S = 1.0  # at the key file, and for brokers that were lost
 STOP_TIMEOUT_S = 22.0  # longer than a publish may take; with the longest linger and the closing less than a stop
 CLOSE_TIMEOUT_S = 5.0
 HEADERS_MAX_BYTES = 16_384
+HANDSHAKE_TIMEOUT_S = 10.0
 
 log = logging.getLogger("postlane.producer")
+# What is no HTTP the library answers with 400 and would log with its headers, an API key among them.
+_WIRE_LOG = logging.getLogger("postlane.producer.wire")
+_WIRE_LOG.setLevel(logging.CRITICAL + 1)
 
 
 class Listener(Protocol):
@@ -74,6 +78,8 @@ class Gateway:
             await self._publisher.connect()
         except PublishError as error:
             raise Retriable(str(error)) from None
+        if self._smtp is not None:
+            await self._smtp.start()
         self._runner = web.AppRunner(
             self._api.application(),
             access_log=None,
@@ -82,20 +88,27 @@ class Gateway:
             max_field_size=HEADERS_MAX_BYTES,
             max_line_size=HEADERS_MAX_BYTES,
             shutdown_timeout=CLOSE_TIMEOUT_S,
+            auto_decompress=False,
+            logger=_WIRE_LOG,
         )
         await self._runner.setup()
         host, port = self._settings.listen
         try:
-            self._server = await asyncio.get_running_loop().create_server(self._protocol, host, port, ssl=self._tls)
-        except OSError as error:
+            self._server = await asyncio.get_running_loop().create_server(
+                self._protocol,
+                host,
+                port,
+                ssl=self._tls,
+                ssl_handshake_timeout=None if self._tls is None else HANDSHAKE_TIMEOUT_S,
+            )
+        except (OSError, UnicodeError) as error:
             await self._runner.cleanup()
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise ConfigurationError(
-                f"POSTLANE_GATEWAY_LISTEN: cannot listen on {host}:{port}: {error.strerror or error}; give another port"
+                f"POSTLANE_GATEWAY_LISTEN: cannot listen on {host}:{port}: {reason}; give another port"
             ) from None
         self.port = self._server.sockets[0].getsockname()[1]
         log.info("the API listens", extra={"api": f"{host}:{self.port}", "tls": self._tls is not None})
-        if self._smtp is not None:
-            await self._smtp.start()
 
     async def run(self) -> None:
         """Look after keys and brokers until `stop`."""

@@ -123,3 +123,11 @@ def test_a_rate_lets_a_seconds_worth_go_and_makes_up_for_a_batch(tmp_path: Path)
     assert 9.0 < ring.wait_s(caller, 1, 103.0) < 11.0  # and is waited for
     assert ring.wait_s(caller, 1, 113.0) == 0.0
     assert ring.wait_s(one(), 1_000, 100.0) == 0.0
+
+
+def test_a_right_over_every_tenant_and_rates_without_sense_are_refused() -> None:
+    assert one(may=["publish", "bounces"]).may == ("publish", "bounces")
+    for wrong in ({"may": ["bounces"], "tenant": "acme"}, {"rate_per_s": float("inf")}, {"rate_per_s": 1e-320},
+                  {"tenant": "*"}, {"tenant": ""}, {"lanes": ["BULK!"]}):  # fmt: skip
+        with pytest.raises(ConfigurationError):
+            one(**wrong)

@@ -81,6 +81,8 @@ def test_the_servers_own_code_goes_before_the_status() -> None:
 def test_only_a_code_that_says_so_keeps_every_tenant_from_an_address(status: str, suppressed: bool) -> None:
     one = said(samples.postfix(Status=status, Diagnostic_Code=f"smtp; 550 {status} user unknown, sender denied"))
     assert (one.suppression is not None) is suppressed
+    passing = said(samples.postfix(Status=status, Diagnostic_Code=f"smtp; 450 {status} try later"))
+    assert passing.suppression is None
 
 
 def test_nobody_is_suppressed_where_that_is_switched_off() -> None:

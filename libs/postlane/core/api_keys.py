@@ -28,21 +28,27 @@ class ApiKey(Policy):
 
     `tenant`: its mails are this tenant's, whatever they say. `lanes`: the lanes that it may use. `senders`: whole
     addresses, or `@domain` for all of a domain, that may stand in `sender`. `rate_per_s`: mails a second of each
-    gateway process, with a second's worth at once.
+    gateway process, with a second's worth at once; a batch goes whole, and is waited for afterwards.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     may: tuple[Right, ...] = ("publish",)
-    tenant: str | None = None
-    lanes: tuple[str, ...] = ()
+    tenant: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+-]*$")] | None = None
+    lanes: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], ...] = ()
     senders: tuple[str, ...] = ()
-    rate_per_s: Annotated[float, Field(gt=0)] | None = None
+    rate_per_s: Annotated[float, Field(ge=0.001, le=1_000_000, allow_inf_nan=False)] | None = None
 
     @field_validator("senders")
     @classmethod
     def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_allowed(one) for one in value)
+
+    @model_validator(mode="after")
+    def _bounces_concern_every_tenant(self) -> ApiKey:
+        if "bounces" in self.may and self.tenant is not None:
+            raise ValueError("a key with the right `bounces` has no tenant: what it brings is kept from every tenant")
+        return self
 
     def sends_as(self, address: str) -> bool:
         """Whether `address` (local@domain, as `parse_mailbox` gives it) may stand in `sender`."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import NamedTuple
 
 from postlane.core.replies import parse_reply, printable_line
@@ -21,6 +22,7 @@ PARTS_MAX = 50
 HEADERS_MAX_BYTES = 65_536  # of one part
 STATUS_MAX_BYTES = 1_048_576  # of the delivery-status part; 100 recipients take a tenth of it
 RECIPIENTS_MAX = 100
+BLOCKS_MAX = 2 * RECIPIENTS_MAX  # of fields, those of no recipient among them
 FIELDS_MAX = 1_000  # of one header block
 CONTENT_TYPE_MAX_CHARS = 4_096
 ADDRESS_MAX_CHARS = 320
@@ -228,7 +230,7 @@ def _recipients(status: bytes) -> tuple[tuple[Reported, ...], str | None]:
     """Of at most RECIPIENTS_MAX recipients; and the reporting MTA."""
     found: list[Reported] = []
     mta: str | None = None
-    for block in _blocks(status):
+    for block in islice(_blocks(status), BLOCKS_MAX):
         fields = _fields(block)
         if mta is None and "reporting-mta" in fields:
             mta = _value(fields["reporting-mta"])

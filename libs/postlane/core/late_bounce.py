@@ -165,7 +165,8 @@ def _reply(each: Reported) -> Reply:
 def _no_such_address(reply: Reply) -> bool:
     """Whether the enhanced code says that the address does not exist; words alone are not enough for all tenants, nor
     is 5.1.0, by which servers speak of senders too."""
-    return reply.enhanced is not None and reply.enhanced.startswith("5.") and reply.enhanced[2:] in NO_SUCH_ADDRESS
+    for_good = reply.code >= 500 and reply.enhanced is not None and reply.enhanced.startswith("5.")
+    return for_good and (reply.enhanced or "")[2:] in NO_SUCH_ADDRESS
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from postlane.eventlog.ports import Outgoing
 CONNECT_TIMEOUT_S = 10.0
 DELIVERY_TIMEOUT_S = 30.0
 PROBE_TIMEOUT_S = 2.0  # of a cluster that was reached before
+FAILED_FOR_S = 0.5  # a probe that failed speaks for those that come so soon after it
 POLL_S = 0.1
 ANY_PARTITION = -1  # RD_KAFKA_PARTITION_UA: the key decides
 LIBRARY_LOG = logging.getLogger("postlane.eventlog.librdkafka")
@@ -149,7 +150,7 @@ class SyncAppender:
         with self._lock:
             if self._closed:
                 raise Fatal("the appender has been closed")
-            if self._failure is not None and self._failure[0] > arrived:
+            if self._failure is not None and self._failure[0] > arrived - FAILED_FOR_S:
                 raise self._failure[1]  # another thread waited for it already, while we waited for that thread
             if self._producer is not None and self._pid != os.getpid():
                 _left_by_parents.append(self._producer)

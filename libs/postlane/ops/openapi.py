@@ -23,6 +23,7 @@ _STATUSES = {
     "415": "another media type or a Content-Encoding",
     "422": "the mail cannot be sent as it stands; `errors` names every mistake",
     "429": "faster than the API key may; see Retry-After",
+    "500": "something broke; whether it was published is unknown: send it again with the same key",
     "503": "nothing was published; see Retry-After",
     "504": "whether it was published is unknown: send it again with the same key",
 }
