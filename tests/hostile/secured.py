@@ -7,9 +7,10 @@ it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from confluent_kafka.admin import (
     AclBinding,
@@ -46,7 +47,7 @@ _RESOURCES = {
 _PATTERNS = {"literal": ResourcePatternType.LITERAL, "prefixed": ResourcePatternType.PREFIXED}
 
 
-def bindings(acls: Iterable[Acl]) -> list[AclBinding]:
+def _bindings(acls: Iterable[Acl]) -> list[AclBinding]:
     """As Kafka's admin API takes them; the user has the name of the identity."""
     return [
         AclBinding(
@@ -63,40 +64,29 @@ def bindings(acls: Iterable[Acl]) -> list[AclBinding]:
     ]
 
 
-class SecuredKafka:
-    """`with SecuredKafka(folder) as kafka:` — a broker with one SCRAM user for each identity, and no ACL yet."""
+class GuardedKafka:
+    """A broker that lets nobody do what no ACL allows; to clients it speaks as `security` says. No ACL is there yet."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, security: str, settings: Mapping[str, str]) -> None:
         while True:
-            port, sasl = ports.free_ports(2)
-            if ports.is_free(port + ports.CONTROLLER_OFFSET) and sasl != port + ports.CONTROLLER_OFFSET:
+            port, clients = ports.free_ports(2)
+            if ports.is_free(port + ports.CONTROLLER_OFFSET) and clients != port + ports.CONTROLLER_OFFSET:
                 break
-        self.sasl_servers = f"{ports.HOST}:{sasl}"
-        self.passwords = {identity: f"{identity}-{secrets.token_urlsafe(12)}" for identity in IDENTITIES}
+        self.client_servers = f"{ports.HOST}:{clients}"
         plain = f"BROKER://{ports.HOST}:{port}"
         controller = f"CONTROLLER://{ports.HOST}:{port + ports.CONTROLLER_OFFSET}"
-        login = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-        settings = {
-            "listeners": f"{plain},{controller},CLIENTS://{self.sasl_servers}",
-            "advertised.listeners": f"{plain},CLIENTS://{self.sasl_servers}",
-            "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT,CLIENTS:SASL_PLAINTEXT",
-            "sasl.enabled.mechanisms": "SCRAM-SHA-256",
-            "listener.name.clients.scram-sha-256.sasl.jaas.config": login,
+        guarded = {
+            "listeners": f"{plain},{controller},CLIENTS://{self.client_servers}",
+            "advertised.listeners": f"{plain},CLIENTS://{self.client_servers}",
+            "listener.security.protocol.map": f"BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT,CLIENTS:{security}",
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",
         }
-        self._cluster = KafkaCluster(folder, brokers=1, port=port, settings=settings, tied=True)
+        self._cluster = KafkaCluster(folder, brokers=1, port=port, settings={**guarded, **settings}, tied=True)
 
-    def __enter__(self) -> SecuredKafka:
+    def __enter__(self) -> Self:
         self._cluster.start()
         self.admin = AdminClient({"bootstrap.servers": self.plain_servers})
-        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, ITERATIONS)
-        users = [
-            UserScramCredentialUpsertion(identity, info, password.encode())
-            for identity, password in self.passwords.items()
-        ]
-        for future in self.admin.alter_user_scram_credentials(users).values():
-            future.result(TIMEOUT_S)
         return self
 
     def __exit__(
@@ -111,8 +101,33 @@ class SecuredKafka:
 
     def allow(self, acls: Iterable[Acl]) -> None:
         """Grant exactly these."""
-        for future in self.admin.create_acls(bindings(acls)).values():
+        for future in self.admin.create_acls(_bindings(acls)).values():
             future.result(TIMEOUT_S)
+
+
+class SecuredKafka(GuardedKafka):
+    """`with SecuredKafka(folder) as kafka:` — with one SCRAM user for each identity."""
+
+    def __init__(self, folder: Path) -> None:
+        self.passwords = {identity: f"{identity}-{secrets.token_urlsafe(12)}" for identity in IDENTITIES}
+        login = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        settings = {
+            "sasl.enabled.mechanisms": "SCRAM-SHA-256",
+            "listener.name.clients.scram-sha-256.sasl.jaas.config": login,
+        }
+        super().__init__(folder, "SASL_PLAINTEXT", settings)
+        self.sasl_servers = self.client_servers
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, ITERATIONS)
+        users = [
+            UserScramCredentialUpsertion(identity, info, password.encode())
+            for identity, password in self.passwords.items()
+        ]
+        for future in self.admin.alter_user_scram_credentials(users).values():
+            future.result(TIMEOUT_S)
+        return self
 
     def options(self, identity: str) -> dict[str, str]:
         """librdkafka's options with which a client is this identity."""

@@ -5,7 +5,10 @@ Prints the message id of each mail. Everything happens within one span, "checkou
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from collections.abc import Mapping
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -14,6 +17,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from postlane import Mail, Publisher
+
+
+def as_a_program(servers: str, prefix: str, env: Mapping[str, str], *recipients: str) -> list[str]:
+    """Run it with these variables besides: the message ids, in the order of the recipients."""
+    program = [sys.executable, "-m", "tests.observability.publishing", servers, prefix, *recipients]
+    done = subprocess.run(program, env={**os.environ, **env}, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.split()
 
 
 def main(servers: str, prefix: str, *recipients: str) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +12,7 @@ from postlane.local.kafka import KafkaCluster
 from tests.acceptance.checker import read_topic
 from tests.integration.bounce_town import Town, needs_postfix, until
 from tests.observability.otlp import Receiver, Span
+from tests.observability.publishing import as_a_program
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, needs_postfix]
 
@@ -36,15 +34,7 @@ def story(kafka: KafkaCluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
         on = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "100"}
         with Town(kafka.bootstrap_servers, tmp_path_factory.mktemp("trace"), on) as town:
             town.rig.practice.control.add_fault("reply", "rcpt", code=550, text="5.1.1 no such user", recipient=GONE)
-            program = [sys.executable, "-m", "tests.observability.publishing"]
-            (message_id,) = subprocess.run(
-                [*program, kafka.bootstrap_servers, town.rig.names.prefix, GONE],
-                env={**os.environ, **on},
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=60,
-            ).stdout.split()
+            (message_id,) = as_a_program(kafka.bootstrap_servers, town.rig.names.prefix, on, GONE)
             ident = delivery_id(message_id, GONE)
             until(lambda: town.delivery(ident)["state"] == "bounced", "bounced")
             spans = otlp.until(lambda spans: {"bounce", "smtp send"} <= {span.name for span in spans})

@@ -3,10 +3,7 @@ expose, held against what rules and dashboards name."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from tests.acceptance.rig import Rig
 from tests.observability import recorded
 from tests.observability.names import FOREIGN, series_of, used
 from tests.observability.otlp import Receiver, Span
+from tests.observability.publishing import as_a_program
 from tests.observability.test_rules import check, expectation, needs_promtool
 from tests.observability.test_rules import test as one
 
@@ -47,15 +45,7 @@ def drill(kafka: KafkaCluster, tmp_path_factory: pytest.TempPathFactory) -> obje
             control = rig.practice.control
             control.add_fault("reply", "rcpt", code=451, text="4.2.1 later", recipient=HARD, count=1)
             control.add_fault("accept_drop", "dot", recipient=LOST, count=1)
-            program = [sys.executable, "-m", "tests.observability.publishing"]
-            said = subprocess.run(
-                [*program, kafka.bootstrap_servers, rig.names.prefix, EASY, HARD, LOST],
-                env={**os.environ, **on},
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=60,
-            ).stdout.split()
+            said = as_a_program(kafka.bootstrap_servers, rig.names.prefix, on, EASY, HARD, LOST)
             ids = dict(zip((EASY, HARD, LOST), said, strict=True))
             rig.until(lambda b: b.count("delivered") == 43, "three mails more", timeout_s=200)
             otlp.until(lambda spans: delivered(spans) >= set(ids.values()))
