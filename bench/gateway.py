@@ -9,8 +9,6 @@ import statistics
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +22,7 @@ from postlane.core.policy import Topics
 from postlane.eventlog.admin import KafkaAdmin
 from postlane.eventlog.kafka_config import ClientConfig
 from postlane.eventlog.topics import TopicNames, declare
-from postlane.local import ports
+from postlane.local import http_probe, ports
 
 CONNECTIONS = 32
 BATCH = 100
@@ -86,21 +84,13 @@ def _gateway(bootstrap: str, names: TopicNames, folder: Path) -> Iterator[int]:
     process = subprocess.Popen([sys.executable, "-m", "postlane_producer"], env=env, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
-        while not _ready(probe):
+        while http_probe.get(f"http://127.0.0.1:{probe}/readyz").status != 200:
             assert time.monotonic() < deadline, "the gateway is not ready"
             time.sleep(0.1)
         yield port
     finally:
         process.terminate()
         process.wait(60)
-
-
-def _ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
 
 
 async def _ask(port: int, count: int, per_request: int, name: str) -> float:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from postlane.core.errors import ConfigurationError as ConfigurationError
-from postlane.core.policy import Config
+from postlane.core.policy import Config, mistakes
 from postlane.eventlog.topics import TopicNames
 
 DEFAULT_CONFIG = Path("postlane.yaml")
@@ -116,11 +116,7 @@ def read_config(path: Path | None) -> Config:
     except RecursionError:
         raise ConfigurationError(f"{path}: nested too deeply, or in itself") from None
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in e['loc']) or 'top level'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors(include_url=False, include_input=False)
-        ]
-        raise ConfigurationError(f"{path}: " + "; ".join(lines)) from None
+        raise ConfigurationError(f"{path}: {mistakes(error)}") from None
 
 
 def load_yaml(path: Path) -> object:

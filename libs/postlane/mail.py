@@ -29,15 +29,15 @@ from pydantic import (
 from postlane.core import events
 from postlane.core.addresses import InvalidAddress, parse_mailbox
 from postlane.core.events import RECIPIENTS_MAX, InDoubt
+from postlane.core.identity import LANE_FORM, NAME_FORM, NAME_MAX_CHARS
 from postlane.errors import InvalidMail
 from postlane.mime.compose import ATTACHMENTS_MAX, check_content
 from postlane.mime.content import InvalidContent
 
-NAME_MAX_CHARS = 128  # of lane, tenant, campaign and template id
 KEY_MAX_CHARS = 512
 PROBLEMS_MAX = 20
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*")
-_LANE = re.compile(r"[a-z0-9][a-z0-9_-]*")  # becomes part of a topic's name
+_NAME = re.compile(NAME_FORM)
+_LANE = re.compile(LANE_FORM)
 
 
 class _Given(BaseModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,12 +55,13 @@ class Room:
 
     requests: int = REQUESTS_AT_ONCE_MAX
     bytes: int = BODIES_AT_ONCE_MAX_BYTES
-    _of: dict[str, Counter[str]] = field(default_factory=lambda: {"requests": Counter(), "bytes": Counter()})
+    _requests: Counter[str] = field(default_factory=Counter)  # by caller
+    _bytes: Counter[str] = field(default_factory=Counter)
 
     @asynccontextmanager
     async def of(self, caller: str, size_bytes: int) -> AsyncIterator[None]:
         """Hold it while a request is under way. Raises Problem (503) when there is none."""
-        requests, held = self._of["requests"], self._of["bytes"]
+        requests, held = self._requests, self._bytes
         mine = requests[caller] < max(1, self.requests // 2) and held[caller] + size_bytes <= self.bytes // 2
         if not mine or requests.total() >= self.requests or held.total() + size_bytes > self.bytes:
             raise Problem(503, "busy", "too much is under way; nothing was published", wait_s=BUSY_WAIT_S)
@@ -310,8 +311,6 @@ def read(body: dict[str, Any], header: str | None) -> tuple[Mail, str | None]:
         if key is not None and key != named:
             raise _wrong("key", f"differs from the header {KEY_HEADER}; give one of them")
         key = named
-    if key is not None and not isinstance(key, str):
-        raise _wrong("key", "must be a text")
     try:
         return Mail.model_validate(fields), None if key is None else check_key(key)
     except PublishError as error:
@@ -332,9 +331,7 @@ def told(receipt: Receipt) -> dict[str, Any]:
 
 
 def _wrong(field_name: str, what: str) -> Problem:
-    mistakes: Iterable[dict[str, str]] = [{"field": field_name, "problem": what}]
-    title = "the mail cannot be sent as it stands"
-    return Problem(422, "invalid-mail", title, f"{field_name}: {what}", errors=mistakes)
+    return problems.of(InvalidMail([(field_name, what)]))
 
 
 _READERS: dict[str, Callable[[bytes], Any]] = {_JSON: parsed, _LINES: bytes.splitlines, _MESSAGE: bytes}

@@ -19,9 +19,9 @@ from typing import Any, cast
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from postlane.core.dsn import MESSAGE_MAX_BYTES
-from postlane.core.errors import ConfigurationError
 from postlane.eventlog.errors import LogError
 from postlane_producer.bounces import BounceIntake
+from postlane_producer.config import Place, cannot_listen
 
 RECIPIENTS_MAX = 1  # of one message: each is read for each, and a notification goes to one return path
 SESSIONS_MAX = 100
@@ -65,10 +65,7 @@ class BounceListener:
         try:
             self._server = await asyncio.get_running_loop().create_server(self._protocol, self.host, self.port)
         except (OSError, UnicodeError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise ConfigurationError(
-                f"POSTLANE_BOUNCES_LISTEN: cannot listen on {self.host}:{self.port}: {reason}; give another port"
-            ) from None
+            raise cannot_listen("POSTLANE_BOUNCES_LISTEN", Place(self.host, self.port), error) from None
         self.port = self._server.sockets[0].getsockname()[1]
         log.info("bounces are taken", extra={"smtp": f"{self.host}:{self.port}", "tls": self.tls is not None})
 

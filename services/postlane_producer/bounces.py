@@ -24,6 +24,7 @@ from postlane.eventlog.codec import encode, headers
 from postlane.eventlog.errors import Retriable
 from postlane.eventlog.ports import Appender, Headers, Outgoing
 from postlane.eventlog.topics import TopicNames
+from postlane.ops.tables import suppression_key
 from postlane.telemetry.metrics import ProducerMetrics
 from postlane.telemetry.tracing import NO_SPAN, Span, Tracer, Value
 
@@ -117,9 +118,9 @@ class BounceIntake:
             raise Retriable(f"Kafka did not acknowledge a bounce within {ACK_TIMEOUT_S:g} s") from None
 
     def _suppression(self, fact: Suppression, trace: Headers) -> Outgoing:
-        key = f"{fact.tenant}/{fact.address}"  # as postlane.ops.tables.suppression_key; the address is in its form
-        about = headers(Suppression, SOURCE, f"{key}@{fact.at.isoformat()}", fact.at, trace)
-        return Outgoing(self._names.suppressions, None, key.encode(), encode(fact), about)
+        key = suppression_key(fact.tenant, fact.address)
+        about = headers(Suppression, SOURCE, f"{key.decode()}@{fact.at.isoformat()}", fact.at, trace)
+        return Outgoing(self._names.suppressions, None, key, encode(fact), about)
 
     def _event(self, fact: Bounced, trace: Headers) -> Outgoing:
         about = headers(Bounced, SOURCE, f"{fact.delivery_id}/Bounced", fact.at, trace)

@@ -81,6 +81,12 @@ def _linger(text: str) -> float:
     return float(text)
 
 
+def cannot_listen(name: str, place: Place, error: OSError | UnicodeError) -> ConfigurationError:
+    """What to raise when `place`, which variable `name` says, cannot be had."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return ConfigurationError(f"{name}: cannot listen on {place.host}:{place.port}: {reason}; give another port")
+
+
 def place_of(name: str, text: str) -> Place:
     """`host:port` or `[IPv6]:port`, as variable `name` has it. Raises ConfigurationError."""
     found = _PLACE.fullmatch(text)

@@ -13,12 +13,11 @@ from typing import Protocol
 
 from aiohttp import web
 
-from postlane.config import ConfigurationError
 from postlane.errors import PublishError
 from postlane.eventlog.errors import Retriable
 from postlane.publisher import AsyncPublisher
 from postlane_producer.api import Api
-from postlane_producer.config import GatewaySettings
+from postlane_producer.config import GatewaySettings, cannot_listen
 from postlane_producer.keys import KeyRing
 from postlane_producer.tls import server_context
 
@@ -103,10 +102,7 @@ class Gateway:
             )
         except (OSError, UnicodeError) as error:
             await self._runner.cleanup()
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise ConfigurationError(
-                f"POSTLANE_GATEWAY_LISTEN: cannot listen on {host}:{port}: {reason}; give another port"
-            ) from None
+            raise cannot_listen("POSTLANE_GATEWAY_LISTEN", self._settings.listen, error) from None
         self.port = self._server.sockets[0].getsockname()[1]
         log.info("the API listens", extra={"api": f"{host}:{self.port}", "tls": self._tls is not None})
 
@@ -126,7 +122,6 @@ class Gateway:
         self._api.closing.set()
         if self._server is not None:
             await asyncio.sleep(self._settings.linger_s)
-        if self._server is not None:
             self._server.close()
         await asyncio.gather(self._api.drain(STOP_TIMEOUT_S), *([self._smtp.close()] if self._smtp else []))
         if self._runner is not None:

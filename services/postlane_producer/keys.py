@@ -6,7 +6,7 @@ from pathlib import Path
 
 from postlane.config import parse_yaml
 from postlane.core.api_keys import KEY_CHARS, ApiKey, digest, read_api_keys
-from postlane.core.limits import Bucket
+from postlane.core.limits import Buckets
 from postlane.watched_file import WatchedFile
 
 _SCHEME = "bearer "
@@ -18,7 +18,7 @@ class KeyRing:
     def __init__(self, path: Path) -> None:
         """Raises ConfigurationError when the file cannot be read or is wrong."""
         self._keys = WatchedFile(path, "POSTLANE_GATEWAY_KEYS_FILE", _parse)
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets = Buckets()
 
     def of(self, authorization: str) -> ApiKey | None:
         """The key of an `Authorization: Bearer …` header (RFC 6750 2.1); None when it is none of ours."""
@@ -34,10 +34,7 @@ class KeyRing:
         """0 when `count` mails of this key may go now, and they are spent; else seconds until they might."""
         if key.rate_per_s is None:
             return 0.0
-        bucket = self._buckets.get(key.name)
-        if bucket is None:
-            bucket = self._buckets[key.name] = Bucket(key.rate_per_s)
-        bucket.rate_per_s = key.rate_per_s
+        bucket = self._buckets.get(key.name, key.rate_per_s, now)
         if not bucket.take(now, waited=True):
             return max(bucket.ready_at - now, 0.001)
         bucket.ready_at += (count - 1) / key.rate_per_s  # the others of a batch are owed: later ones wait for them
@@ -46,9 +43,6 @@ class KeyRing:
     def refresh(self) -> None:
         """Read the file again if it has changed."""
         self._keys.refresh()
-        known = {key.name for key in self._keys.value.values()}
-        for name in [name for name in self._buckets if name not in known]:
-            del self._buckets[name]
 
 
 def _parse(data: bytes) -> dict[str, ApiKey]:

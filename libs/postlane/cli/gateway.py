@@ -48,19 +48,19 @@ def new_key(
     A gateway takes up a changed key file within a second. To take a key back, remove its entry.
     """
     from postlane.core.api_keys import KEY_BYTES, digest, new_key
-    from postlane.ops.api_keys import add_key, entry_text
+    from postlane.ops.api_keys import add_key, entry_text, fields
 
     key = new_key(os.urandom(KEY_BYTES))
     given: dict[str, Any] = {"name": name, "sha256": digest(key), "may": list(may), "tenant": tenant}
     given |= {"lanes": list(lanes), "senders": list(senders), "rate_per_s": rate}
-    entry = _checked({field: value for field, value in given.items() if value})
+    entry = _checked({name: value for name, value in given.items() if value})
     if file is not None:
         add_key(file, entry)
         note(f"added to {file}; the key is shown this once:")
         answer({"key": key, "file": str(file)}, as_json, key)
         return
     note("the key is shown this once; put the entry into the key file:")
-    answer({"key": key, "entry": _fields(entry)}, as_json, f"{key}\n\n{entry_text(entry)}")
+    answer({"key": key, "entry": fields(entry)}, as_json, f"{key}\n\n{entry_text(entry)}")
 
 
 def _checked(given: dict[str, Any]) -> ApiKey:
@@ -71,7 +71,3 @@ def _checked(given: dict[str, Any]) -> ApiKey:
         return read_api_keys({"keys": [given]}).keys[0]
     except ConfigurationError as error:
         raise Stop(str(error).removeprefix("keys.0."), USED_WRONGLY) from None
-
-
-def _fields(entry: ApiKey) -> dict[str, Any]:
-    return entry.model_dump(mode="json", exclude_defaults=True)

@@ -14,7 +14,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from postlane.core.addresses import InvalidAddress, parse_mailbox
 from postlane.core.errors import ConfigurationError
-from postlane.core.policy import Policy
+from postlane.core.identity import LANE_FORM, NAME_FORM, NAME_MAX_CHARS
+from postlane.core.policy import Policy, mistakes
 
 PREFIX = "plk_"  # lets scanners of secrets find a key that was pasted somewhere
 KEY_BYTES = 32
@@ -34,8 +35,8 @@ class ApiKey(Policy):
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     may: tuple[Right, ...] = ("publish",)
-    tenant: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+-]*$")] | None = None
-    lanes: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], ...] = ()
+    tenant: Annotated[str, Field(max_length=NAME_MAX_CHARS, pattern=f"^{NAME_FORM}$")] | None = None
+    lanes: tuple[Annotated[str, Field(pattern=f"^{LANE_FORM}$")], ...] = ()
     senders: tuple[str, ...] = ()
     rate_per_s: Annotated[float, Field(ge=0.001, le=1_000_000, allow_inf_nan=False)] | None = None
 
@@ -93,11 +94,7 @@ def read_api_keys(body: Any) -> ApiKeys:
     try:
         return ApiKeys.model_validate(body)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in e['loc']) or 'top level'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors(include_url=False, include_input=False)[:20]
-        ]
-        raise ConfigurationError("; ".join(lines)) from None
+        raise ConfigurationError(mistakes(error, at_most=20)) from None
 
 
 def new_key(random_bytes: bytes) -> str:

@@ -10,6 +10,9 @@ from hashlib import blake2b
 from uuid import UUID, uuid5
 
 MESSAGE_NAMESPACE = UUID("6f0d3f0e-2f0b-5d0a-9a53-0c8a1b6d7e11")
+NAME_MAX_CHARS = 128  # of lane, tenant, campaign and template id
+NAME_FORM = r"[A-Za-z0-9][A-Za-z0-9._:@+-]*"
+LANE_FORM = r"[a-z0-9][a-z0-9_-]*"  # becomes part of a topic's name
 _DELIVERY = re.compile(r"(?P<message>[0-9a-f-]{36})\.(?P<recipient>[0-9a-f]{16})\.(?P<generation>\d{1,6})")
 _STATE_KEY = re.compile(rb".*#\d+", re.DOTALL)
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from postlane.core.addresses import InvalidAddress, parse_address
 from postlane.core.events import InDoubt
@@ -31,6 +31,14 @@ class Policy(BaseModel):
                     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(cls.model_fields)}"
                     raise ValueError(f"unknown key {key!r}{hint}")
         return value
+
+
+def mistakes(error: ValidationError, at_most: int | None = None) -> str:
+    """What a model of configuration refused, each with its place, without the values: they may be secrets."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in e['loc']) or 'top level'}: {e['msg'].removeprefix('Value error, ')}"
+        for e in error.errors(include_url=False, include_input=False)[:at_most]
+    )
 
 
 class Retry(Policy):
